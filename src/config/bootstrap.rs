@@ -1,0 +1,154 @@
+//! What is fixed for the life of the process: identity, threads, addresses. Validated.
+
+use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use ipnet::IpNet;
+
+use super::Name;
+
+/// Everything in the file that only a restart changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bootstrap {
+    /// Whose policy this instance follows.
+    pub service: Name,
+    /// Which instance this is; default: the host name.
+    pub instance: Name,
+    /// Its zone.
+    pub zone: Option<Name>,
+    /// How many threads carry traffic; default min(2, usable CPUs).
+    pub workers: NonZeroUsize,
+    /// Where the admin interface listens; default 127.0.0.1:9901, `None` = off.
+    pub admin: Option<SocketAddr>,
+    /// Where metrics and probes listen; default 0.0.0.0:9902, `None` = off.
+    pub telemetry: Option<SocketAddr>,
+    /// Logs and access records.
+    pub log: Log,
+    /// How the process leaves.
+    pub drain: Drain,
+    /// The listeners, by name; at least one.
+    pub listeners: BTreeMap<Name, Listener>,
+}
+
+/// Logs and access records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// The least important level that is written. Default info.
+    pub level: LogLevel,
+    /// How lines look. Default json.
+    pub format: LogFormat,
+    /// Which requests get an access record. Default errors.
+    pub access: AccessLog,
+}
+
+/// The importance of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LogLevel {
+    /// Something failed.
+    Error,
+    /// Something is odd.
+    Warn,
+    /// What an operator wants to know.
+    Info,
+    /// What a developer wants to know.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Which requests get an access record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AccessLog {
+    /// None.
+    Off,
+    /// Those that ended in an error or that Weir answered itself.
+    Errors,
+    /// All.
+    All,
+    /// The errors and this share of the rest, in hundredths of a percent (1 % = 100).
+    Sample(u16),
+}
+
+/// How the process leaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drain {
+    /// After SIGTERM connections are still accepted for this long. Default 5 s.
+    pub delay: Duration,
+    /// What still runs this long after SIGTERM is cut. Default 25 s.
+    pub grace: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { delay: Duration::from_secs(5), grace: Duration::from_secs(25) }
+    }
+}
+
+/// An address on which Weir accepts connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Its name.
+    pub name: Name,
+    /// The address.
+    pub listen: SocketAddr,
+    /// To the application, or from it.
+    pub direction: Direction,
+    /// Which protocols are spoken.
+    pub protocol: ListenerProtocol,
+    /// TLS; `None` is clear text.
+    pub tls: Option<ServerTls>,
+    /// Most connections open at once; more are closed as they are accepted. Default 10,000.
+    pub max_connections: usize,
+    /// Bound on the TLS handshake and on each request's headers, from their first byte. Default 10 s.
+    pub header_timeout: Duration,
+    /// A connection without a request is closed after this. Default 5 m.
+    pub keepalive_timeout: Duration,
+    /// Most bytes of a request's head. Default 64 KiB.
+    pub max_header_bytes: usize,
+    /// Most header fields of a request. Default 100.
+    pub max_headers: usize,
+    /// HTTP/2: most streams at once on a connection. Default 100.
+    pub max_streams: u32,
+    /// Peers whose X-Forwarded-*, X-Request-Id are believed. Default: loopback and private ranges.
+    pub trust: Vec<IpNet>,
+}
+
+/// Which way the traffic of a listener goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// To the application.
+    Inbound,
+    /// From the application.
+    Outbound,
+}
+
+/// Which protocols a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ListenerProtocol {
+    /// HTTP/1.1 and HTTP/2, told apart by ALPN or by the first bytes.
+    #[default]
+    Auto,
+    /// HTTP/1.1 only.
+    Http1,
+    /// HTTP/2 only.
+    Http2,
+}
+
+/// TLS as a server.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ServerTls {
+    /// PEM file of the certificate chain.
+    pub cert: PathBuf,
+    /// PEM file of its key.
+    pub key: PathBuf,
+    /// PEM file of the authorities of client certificates; when set, a client must show one.
+    pub client_ca: Option<PathBuf>,
+}

@@ -1,0 +1,4 @@
+//! Weir: a per-pod HTTP sidecar that keeps a service standing when something around it fails.
+
+pub mod config;
+pub mod error;
