@@ -85,11 +85,12 @@ fn quoted(text: &str) -> Option<(String, &str)> {
 
 #[test]
 fn a_scrape_is_read_with_its_labels() {
+    let is = |value: f64, wanted: f64| assert!((value - wanted).abs() < 1e-9, "{value} is not {wanted}");
     let metrics = Metrics::parse(
         "# HELP a help\na{x=\"1\",y=\"q\\\"}\"} 2\na{x=\"1\",y=\"r\"} 3 1700000000\nb 1.5e3\nc_bucket{le=\"+Inf\"} 7\n",
     );
-    assert_eq!(metrics.sum("a", &[("x", "1")]), 5.0);
-    assert_eq!(metrics.sum("a", &[("y", "q\"}")]), 2.0);
-    assert_eq!(metrics.sum("b", &[]), 1500.0);
+    is(metrics.sum("a", &[("x", "1")]), 5.0);
+    is(metrics.sum("a", &[("y", "q\"}")]), 2.0);
+    is(metrics.sum("b", &[]), 1500.0);
     assert!(metrics.has("c_bucket", &[("le", "+Inf")]) && !metrics.has("a", &[("x", "2")]));
 }
