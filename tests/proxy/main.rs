@@ -1,4 +1,5 @@
-//! The request path from the outside.
+//! The finished binary from the outside: what it does to requests, answers and connections, and what it says about it.
+
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,4 +11,15 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bodies;
+mod errors;
+mod framing;
 mod harness;
+mod headers;
+mod life;
+mod listeners;
+mod pool;
+mod reports;
+mod routing;
+mod time;
+mod upstreams;

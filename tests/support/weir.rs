@@ -139,20 +139,10 @@ impl Weir {
         self.signal(Signal::TERM);
     }
 
-    /// Makes it read its file again, and waits until `policy_updates_total` says that it has; gives the result's
-    /// label (`applied`, `refused` …).
-    #[track_caller]
-    pub fn reload(&self) -> String {
-        let before = self.metrics();
+    /// Replaces the file and makes Weir read it; whoever calls waits for the effect.
+    pub fn reload(&mut self, file: &str) {
+        self.write_file(file);
         self.signal(Signal::HUP);
-        wait_for("the file to be read again", || {
-            let after = self.metrics();
-            after.0.get("weir_policy_updates_total").into_iter().flatten().find_map(|series| {
-                let result = series.labels.get("result")?;
-                let earlier = before.sum("weir_policy_updates_total", &[("result", result)]);
-                (series.value > earlier).then(|| result.clone())
-            })
-        })
     }
 
     /// Waits for its end; gives its exit code (-1 after a signal).
@@ -313,4 +303,71 @@ fn gather(mut from: impl Read + Send + 'static) -> Arc<Mutex<Vec<u8>>> {
 /// An address on which nobody listens.
 pub fn unused_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+}
+
+/// A file with one inbound listener, one upstream `app` and one route `all` for everything, to which a test adds the
+/// fields that it is about.
+#[derive(Debug, Clone, Default)]
+pub struct File {
+    endpoints: Vec<SocketAddr>,
+    top: String,
+    listener: String,
+    upstream: String,
+    route: String,
+}
+
+impl File {
+    /// Everything goes to these endpoints.
+    pub fn to(endpoints: &[SocketAddr]) -> Self {
+        Self { endpoints: endpoints.to_vec(), ..Self::default() }
+    }
+
+    /// Lines for the top of the file.
+    #[must_use]
+    pub fn top(mut self, lines: &str) -> Self {
+        self.top.push_str(lines);
+        self.top.push('\n');
+        self
+    }
+
+    /// Fields of the listener, in flow style: `header_timeout: 1s`.
+    #[must_use]
+    pub fn listener(mut self, fields: &str) -> Self {
+        self.listener = format!(", {fields}");
+        self
+    }
+
+    /// Fields of the upstream.
+    #[must_use]
+    pub fn upstream(mut self, fields: &str) -> Self {
+        self.upstream = format!(", {fields}");
+        self
+    }
+
+    /// Fields of the route.
+    #[must_use]
+    pub fn route(mut self, fields: &str) -> Self {
+        self.route = format!(", {fields}");
+        self
+    }
+
+    /// The file.
+    pub fn text(&self) -> String {
+        let endpoints: Vec<_> = self.endpoints.iter().map(|address| format!("\"{address}\"")).collect();
+        format!(
+            "{}listeners:\n  inbound: {{ listen: \"{{{{inbound}}}}\"{} }}\npolicy:\n  upstreams:\n    \
+             app: {{ endpoints: [{}]{} }}\n  routes:\n    all: {{ upstream: app{} }}\n",
+            self.top,
+            self.listener,
+            endpoints.join(", "),
+            self.upstream,
+            self.route
+        )
+    }
+
+    /// Weir with the file.
+    #[track_caller]
+    pub fn start(&self) -> Weir {
+        Weir::start(&self.text())
+    }
 }
