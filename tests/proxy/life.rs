@@ -12,7 +12,7 @@ use crate::support::{
     programs::finish,
     raw::Raw,
     wait_until,
-    weir::{BINARY, File, Weir, command, unused_address},
+    weir::{File, Weir, binary, command, unused_address},
 };
 
 /// An origin whose answers begin with "start" and end when the feed is dropped.
@@ -205,7 +205,7 @@ fn check_says_what_is_wrong_and_exits_accordingly() {
 
 #[test]
 fn usage_errors_exit_with_2() {
-    let done = crate::support::programs::run(BINARY, &["rnu"]);
+    let done = crate::support::programs::run(&binary(), &["rnu"]);
     assert_eq!(done.code, 2);
     assert!(done.err.contains("run"), "{}", done.err);
 }
@@ -239,7 +239,7 @@ fn a_wrapped_application_that_cannot_be_started_is_told() {
 
 #[test]
 fn the_demo_ends_by_itself_with_a_summary() {
-    let child = Command::new(BINARY)
+    let child = Command::new(binary())
         .args(["demo", "--for", "3s"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -204,6 +204,13 @@ pub fn echo(request: Request<Incoming>) -> Response<Body> {
     response
 }
 
+/// The request's own body, when all of it has come. (An echo answers first: then nobody is left to say
+/// `100 Continue` to.)
+pub async fn echo_at_end(request: Request<Incoming>) -> Scripted {
+    let body = request.into_body().collect().await.map_err(io::Error::other)?;
+    Ok(answer(200, body.to_bytes()))
+}
+
 /// An answer with trailers.
 pub fn with_trailers(
     status: u16,
@@ -318,7 +325,6 @@ async fn serve(
     }
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .half_close(true)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
