@@ -1,0 +1,3 @@
+//! Message mechanics without policy.
+
+pub mod grpc;
