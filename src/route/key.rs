@@ -70,7 +70,7 @@ impl Key {
             match part {
                 KeyPart::Client => text.push_str(&request.client.to_canonical().to_string()),
                 _ if append(part, request, route, &mut value) => {
-                    text.push_str(&String::from_utf8_lossy(&value))
+                    text.push_str(&String::from_utf8_lossy(&value));
                 }
                 _ => text.push('-'),
             }

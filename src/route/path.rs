@@ -104,9 +104,8 @@ fn is_normal(path: &[u8]) -> bool {
     let mut rest = path;
     while let [byte, tail @ ..] = rest {
         rest = match class(*byte) {
-            Class::Plain => tail,
             Class::Slash if matches!(tail, [b'/', ..]) || starts_with_dot_segment(tail) => return false,
-            Class::Slash => tail,
+            Class::Plain | Class::Slash => tail,
             Class::Escape => match tail {
                 [high, low, tail @ ..] if is_kept_escape(*high, *low) => tail,
                 _ => return false,

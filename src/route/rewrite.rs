@@ -8,7 +8,10 @@ use ::http::{
 };
 
 use super::matcher::below;
-use crate::config::policy::{HeaderEdits, PathPattern, Route};
+use crate::{
+    config::policy::{HeaderEdits, PathPattern, Route},
+    http::uri::path_and_query,
+};
 
 /// The `rewrite` block of a route, compiled.
 #[derive(Debug, Clone)]
@@ -61,12 +64,7 @@ impl Rewriter {
     pub fn path(&self, path: &str, query: Option<&str>) -> Result<Option<PathAndQuery>, InvalidUri> {
         let Some(rewrite) = &self.path else { return Ok(None) };
         let Some(rest) = rewrite.unmatched(path) else { return Ok(None) };
-        let mut target = join(&rewrite.replacement, rest);
-        if let Some(query) = query {
-            target.push('?');
-            target.push_str(query);
-        }
-        PathAndQuery::try_from(target).map(Some)
+        path_and_query(&join(&rewrite.replacement, rest), query).map(Some)
     }
 }
 
