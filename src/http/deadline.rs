@@ -178,7 +178,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back_and_never_longer(secs in 0_u64..1_000_000_000, nanos in 1_u32..1_000_000_000) {
+        fn what_is_written_is_read_back_and_never_longer(
+            secs in 0_u64..1_000_000_000,
+            nanos in 1_u32..1_000_000_000,
+        ) {
             let remaining = Duration::new(secs, nanos);
             let read = parse_grpc_timeout(grpc_timeout(remaining).as_bytes()).unwrap();
             prop_assert!(read <= remaining);

@@ -89,7 +89,8 @@ impl Peer {
     }
 
     /// Takes in a request: finds out who sent it, removes what the peer had no right to say, and writes
-    /// `X-Forwarded-*` and `X-Request-Id` for the next hop. Before anything else reads those or an `x-weir-*` header.
+    /// `X-Forwarded-*` and `X-Request-Id` for the next hop. Before anything else reads those or an `x-weir-*`
+    /// header.
     ///
     /// `host` is the authority as the client wrote it ([`super::uri::Authority::host_value`]).
     pub fn admit(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) -> Sender {
@@ -104,9 +105,9 @@ impl Peer {
 
     /// The client's address.
     ///
-    /// That of the peer; or, behind trusted peers, the right-most address of `X-Forwarded-For` that is not trusted.
-    /// Addresses further to the left were written by whoever that is and prove nothing. Where all are
-    /// trusted it is the left-most, and where one is no address, the one to its right.
+    /// That of the peer; or, behind trusted peers, the right-most address of `X-Forwarded-For` that is not
+    /// trusted. Addresses further to the left were written by whoever that is and prove nothing. Where all
+    /// are trusted it is the left-most, and where one is no address, the one to its right.
     fn client(&self, headers: &HeaderMap) -> IpAddr {
         let mut client = self.address;
         if !self.trusted {
@@ -126,9 +127,9 @@ impl Peer {
 
     /// Writes `X-Forwarded-For`, `-Proto` and `-Host` for the next hop.
     ///
-    /// The peer's address is appended to `X-Forwarded-For`. `-Proto` and `-Host` are written where they are missing:
-    /// they describe the client's own request, and many applications cannot read lists there. What a peer that is
-    /// not trusted said is gone by now, so for it all three are new.
+    /// The peer's address is appended to `X-Forwarded-For`. `-Proto` and `-Host` are written where they are
+    /// missing: they describe the client's own request, and many applications cannot read lists there. What a
+    /// peer that is not trusted said is gone by now, so for it all three are new.
     fn forward(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
         let forwarded_for = append_to_list(headers, &X_FORWARDED_FOR, &self.text);
         headers.insert(X_FORWARDED_FOR, forwarded_for);
@@ -138,8 +139,8 @@ impl Peer {
         }
     }
 
-    /// The request's id: that of the request where the peer is trusted, it is the only one, and it is 1 to 128 visible
-    /// ASCII characters; else a new UUID of version 7 (RFC 9562 §5.7).
+    /// The request's id: that of the request where the peer is trusted, it is the only one, and it is 1 to
+    /// 128 visible ASCII characters; else a new UUID of version 7 (RFC 9562 §5.7).
     fn request_id(&self, headers: &HeaderMap) -> HeaderValue {
         let mut lines = headers.get_all(&X_REQUEST_ID).iter();
         match (lines.next(), lines.next()) {
@@ -187,6 +188,8 @@ fn parse_address(text: &[u8]) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn trust() -> Arc<Trust> {
@@ -313,5 +316,45 @@ mod tests {
             }
         }
         assert_ne!(new_request_id(), new_request_id());
+    }
+
+    fn hops() -> impl Strategy<Value = Vec<&'static str>> {
+        let hop = prop::sample::select(vec![
+            "10.0.0.2",
+            "8.8.8.8",
+            "fd00::2",
+            "2001:db8::1",
+            "unknown",
+            "",
+            "1.1.1.1:80",
+        ]);
+        prop::collection::vec(hop, 0..6)
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_stranger_wrote_changes_nothing(forged in hops(), proven in hops()) {
+            // Whatever stands left of the first address that is not trusted was written by whoever that is.
+            let client = |list: &[&str]| {
+                let value = HeaderValue::try_from(list.join(",")).unwrap();
+                peer("10.0.0.1").client(&HeaderMap::from_iter([(X_FORWARDED_FOR, value)]))
+            };
+            let honest: Vec<_> = ["9.9.9.9"].into_iter().chain(proven.iter().copied()).collect();
+            let with_forgery: Vec<_> = forged.iter().copied().chain(honest.iter().copied()).collect();
+            prop_assert_eq!(client(&with_forgery), client(&honest));
+        }
+
+        #[test]
+        fn any_header_is_survived(
+            value in "\\PC{0,40}",
+            from in prop::sample::select(vec!["10.0.0.1", "9.9.9.9"]),
+        ) {
+            let Ok(value) = HeaderValue::try_from(value) else { return Ok(()) };
+            let mut headers =
+                HeaderMap::from_iter([(X_FORWARDED_FOR, value.clone()), (X_REQUEST_ID, value.clone())]);
+            let sender = peer(from).admit(&mut headers, Some(&value));
+            prop_assert!(is_request_id(&sender.request_id));
+            prop_assert!(headers[X_FORWARDED_FOR].as_bytes().ends_with(from.as_bytes()));
+        }
     }
 }

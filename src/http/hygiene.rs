@@ -1,8 +1,9 @@
 //! What must not travel from one connection to the next: one rule a function.
 //!
-//! The order on the way of a request: [`super::framing`] checks it, [`super::forwarded::Peer::admit`] removes what a
-//! stranger may not say, [`super::upgrade`] reads the wish for an upgrade, [`remove_hop_by_hop`] cleans; then Weir adds what is its
-//! own, and last [`for_http1`] or [`for_http2`] brings the message into the form of the next connection.
+//! The order on the way of a request: [`super::framing`] checks it, [`super::forwarded::Peer::admit`] removes
+//! what a stranger may not say, [`super::upgrade`] reads the wish for an upgrade, [`remove_hop_by_hop`]
+//! cleans; then Weir adds what is its own, and last [`for_http1`] or [`for_http2`] brings the message into
+//! the form of the next connection.
 
 use ::http::{
     HeaderMap, HeaderName, HeaderValue,
@@ -146,8 +147,8 @@ pub fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes from trailers what may not stand there (RFC 9110 §6.5.1): framing, routing, authentication, content
-/// format and everything of the connection.
+/// Removes from trailers what may not stand there (RFC 9110 §6.5.1): framing, routing, authentication,
+/// content format and everything of the connection.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
     const FORBIDDEN: &[HeaderName] = &[
         header::HOST,
@@ -176,9 +177,9 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
 
 /// Removes from the request of a peer that is not trusted what only Weir or a trusted proxy may say.
 ///
-/// That is `x-weir-*`, `x-forwarded-*`, `x-real-ip`, `x-request-id` and `Forwarded` (RFC 7239); and everything
-/// that looks like them once `_` is read as `-`, because many applications (CGI, WSGI, Rack) cannot tell the two apart.
-/// [`super::forwarded`] then writes the `X-Forwarded-*` that are true.
+/// That is `x-weir-*`, `x-forwarded-*`, `x-real-ip`, `x-request-id` and `Forwarded` (RFC 7239); and
+/// everything that looks like them once `_` is read as `-`, because many applications (CGI, WSGI, Rack)
+/// cannot tell the two apart. [`super::forwarded`] then writes the `X-Forwarded-*` that are true.
 pub fn strip_untrusted(headers: &mut HeaderMap) {
     remove_where(headers, |name| claims_trust(name.as_str()));
 }

@@ -1,8 +1,8 @@
 //! Message mechanics without policy: what has to happen to any request and answer that passes through.
 //!
-//! Framing ([`framing`]), the authority ([`uri`]), fields of the connection ([`hygiene`]), upgrades ([`upgrade`]), who
-//! the client is ([`forwarded`]), loops ([`via`]), deadlines ([`deadline`]), trace context ([`trace`]), and the answers
-//! that Weir makes itself ([`respond`]).
+//! Framing ([`framing`]), the authority ([`uri`]), fields of the connection ([`hygiene`]), upgrades
+//! ([`upgrade`]), who the client is ([`forwarded`]), loops ([`via`]), deadlines ([`deadline`]), trace context
+//! ([`trace`]), and the answers that Weir makes itself ([`respond`]).
 
 pub mod deadline;
 pub mod forwarded;

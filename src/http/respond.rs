@@ -35,8 +35,8 @@ pub struct Asked<'a> {
     pub grpc: bool,
     /// The request's id; `None` when it failed before it had one.
     pub request_id: Option<&'a HeaderValue>,
-    /// Leaves `x-weir-retry: no` out. For an inbound listener whose own application failed: another instance may well
-    /// answer, and the Weir in front should count the failure and go there. Default `false`.
+    /// Leaves `x-weir-retry: no` out. For an inbound listener whose own application failed: another instance
+    /// may well answer, and the Weir in front should count the failure and go there. Default `false`.
     pub retry_elsewhere: bool,
 }
 
@@ -49,8 +49,8 @@ impl<'a> Asked<'a> {
 
 /// Makes the answer to a request that ended in `error`.
 ///
-/// Its body says nothing of what happened underneath ([`ProxyError::detail`]): that is for the log. Whether the
-/// connection has to be closed after it is for the caller, who knows what is left of the request's body.
+/// Its body says nothing of what happened underneath ([`ProxyError::detail`]): that is for the log. Whether
+/// the connection has to be closed after it is for the caller, who knows what is left of the request's body.
 pub fn respond(error: &ProxyError, asked: Asked<'_>) -> Response<Bytes> {
     let mut response = if asked.grpc { grpc_answer(error) } else { problem(error, asked) };
     let headers = response.headers_mut();
@@ -344,7 +344,8 @@ mod tests {
                 prop_assert_eq!(&body["status"], response.status().as_u16());
                 prop_assert_eq!(body["request_id"].as_str(), id.as_ref().map(|id| id.to_str().unwrap()));
                 prop_assert_eq!(body["policy"].as_str(), policy.as_deref());
-                prop_assert_eq!(body.get("retry_after_s").is_some(), response.headers().contains_key(RETRY_AFTER));
+                let waits = response.headers().contains_key(RETRY_AFTER);
+                prop_assert_eq!(body.get("retry_after_s").is_some(), waits);
             }
         }
     }

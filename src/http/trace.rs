@@ -34,8 +34,8 @@ impl fmt::Debug for TraceId {
 
 /// The trace of a request, whose headers stay as they are when they are valid.
 ///
-/// A `traceparent` that is invalid or repeated is removed, and `tracestate` with it; so is a `tracestate` alone
-/// (§3.3.1: without a parent that can be read it must not be used).
+/// A `traceparent` that is invalid or repeated is removed, and `tracestate` with it; so is a `tracestate`
+/// alone (§3.3.1: without a parent that can be read it must not be used).
 pub fn take(headers: &mut HeaderMap) -> Option<TraceId> {
     let mut lines = headers.get_all(&TRACEPARENT).iter();
     let id = match (lines.next(), lines.next()) {

@@ -51,8 +51,9 @@ impl std::error::Error for UnexpectedSwitch {}
 /// What a request wants to change to. Before hop-by-hop fields are removed.
 ///
 /// Only HTTP/1.1 has upgrades (RFC 9110 §7.8: in HTTP/1.0 they are to be ignored), and `Connection` must name
-/// the field. `h2c` is not passed on: it would take the request out of Weir's sight (RFC 9113 §3.1 made it obsolete);
-/// nor are other versions of HTTP or TLS (RFC 2817). Such a request is served as if it had not asked.
+/// the field. `h2c` is not passed on: it would take the request out of Weir's sight (RFC 9113 §3.1 made it
+/// obsolete); nor are other versions of HTTP or TLS (RFC 2817). Such a request is served as if it had not
+/// asked.
 pub fn requested(version: Version, headers: &HeaderMap) -> Option<UpgradeProtocol> {
     let value = headers.get(UPGRADE)?;
     if version != Version::HTTP_11 || !list(headers, &CONNECTION).any(|o| o.eq_ignore_ascii_case(b"upgrade"))

@@ -47,8 +47,9 @@ pub struct Authority<'a> {
 
 /// The authority of a request.
 ///
-/// - HTTP/1.1: exactly one `Host` line, also when the target is in absolute form (RFC 9112 §3.2), whose authority
-///   then replaces it (§3.2.2). An empty `Host` is a request that names none. HTTP/1.0 may do without.
+/// - HTTP/1.1: exactly one `Host` line, also when the target is in absolute form (RFC 9112 §3.2), whose
+///   authority then replaces it (§3.2.2). An empty `Host` is a request that names none. HTTP/1.0 may do
+///   without.
 /// - HTTP/2: `:authority`, else `Host`; when both are there they must agree (RFC 9113 §8.3.1).
 /// - `CONNECT`: the target, which must have a port (RFC 9110 §9.3.6); but extended `CONNECT` (RFC 8441 §4) is
 ///   like any other request.
@@ -103,8 +104,8 @@ const MAX_HOST: usize = 254;
 
 /// Parses `host[:port]`; the empty text is an empty host.
 ///
-/// Stricter than RFC 3986: hosts are names of letters, digits, `-`, `_` and dots between non-empty labels, or IP
-/// addresses. An escape or `!` in a host serves nobody but attackers.
+/// Stricter than RFC 3986: hosts are names of letters, digits, `-`, `_` and dots between non-empty labels, or
+/// IP addresses. An escape or `!` in a host serves nobody but attackers.
 pub fn parse(text: &str) -> Result<Authority<'_>, AuthorityError> {
     if text.is_empty() {
         return Ok(Authority { text, host: Cow::Borrowed(""), port: None });
@@ -146,8 +147,8 @@ fn is_label(label: &str) -> bool {
 }
 
 impl Authority<'_> {
-    /// The value of `Host` for the next hop, which is that of the authority (RFC 9112 §3.2.2); `None` when the
-    /// request names no host. Costs nothing when `Host` says it already.
+    /// The value of `Host` for the next hop, which is that of the authority (RFC 9112 §3.2.2); `None` when
+    /// the request names no host. Costs nothing when `Host` says it already.
     pub fn host_value(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         if self.text.is_empty() {
             return None;
@@ -157,8 +158,8 @@ impl Authority<'_> {
     }
 }
 
-/// The target of a request to an HTTP/1 origin (origin form, RFC 9112 §3.2.1): a path in normal form and the query as
-/// it came. Fails when it is longer than a URI may be.
+/// The target of a request to an HTTP/1 origin (origin form, RFC 9112 §3.2.1): a path in normal form and the
+/// query as it came. Fails when it is longer than a URI may be.
 pub fn path_and_query(path: &str, query: Option<&str>) -> Result<PathAndQuery, InvalidUri> {
     match query {
         None => PathAndQuery::try_from(path),

@@ -32,8 +32,8 @@ pub struct RequestView<'a> {
 }
 
 impl<'a> RequestView<'a> {
-    /// The value of a query parameter, decoded as HTML forms are (`%` escapes, `+` as a space; what is no UTF-8
-    /// becomes U+FFFD). The first occurrence counts; a parameter without `=` is empty.
+    /// The value of a query parameter, decoded as HTML forms are (`%` escapes, `+` as a space; what is no
+    /// UTF-8 becomes U+FFFD). The first occurrence counts; a parameter without `=` is empty.
     pub fn query_value(&self, name: &str) -> Option<Cow<'a, str>> {
         self.query?.split('&').find_map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));

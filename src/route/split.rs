@@ -29,6 +29,11 @@ impl Split {
         (total > 0).then(|| Self { parts: parts.iter().map(part).collect(), total })
     }
 
+    /// The part of a request: by its key, or by chance where it has none.
+    pub fn choose(&self, key: Option<u64>, rng: &mut fastrand::Rng) -> usize {
+        key.map_or_else(|| self.pick(rng), |key| self.pick_sticky(key))
+    }
+
     /// A part by chance, each with its share of the weights. The index is that of the document.
     pub fn pick(&self, rng: &mut fastrand::Rng) -> usize {
         let mut draw = rng.u64(..self.total);
@@ -44,9 +49,9 @@ impl Split {
     /// The part of a key (see [`super::Key::hash`]), the same on every instance.
     ///
     /// Weighted rendezvous hashing (Schindelhauer and Schomaker 2005; Wang and Ravishankar 1998): every part
-    /// scores the key by itself and the best wins. So each part gets its share of the keys, a part whose weight grows
-    /// takes keys from the others and loses none, and one that goes gives its keys to the others and moves none
-    /// among them. The order of the parts does not matter.
+    /// scores the key by itself and the best wins. So each part gets its share of the keys, a part whose
+    /// weight grows takes keys from the others and loses none, and one that goes gives its keys to the others
+    /// and moves none among them. The order of the parts does not matter.
     pub fn pick_sticky(&self, key: u64) -> usize {
         let mut best = (f64::NEG_INFINITY, 0);
         for (index, part) in self.parts.iter().enumerate() {
@@ -123,6 +128,15 @@ mod tests {
         assert_eq!(picks, known, "a change here moves every sticky client");
     }
 
+    #[test]
+    fn a_request_without_a_key_gets_a_draw() {
+        let split = split(&[1, 1]).unwrap();
+        let mut rng = fastrand::Rng::with_seed(2);
+        let drawn: std::collections::BTreeSet<_> = (0..64).map(|_| split.choose(None, &mut rng)).collect();
+        assert_eq!(drawn.len(), 2);
+        assert!((0..64).all(|_| split.choose(Some(9), &mut rng) == split.pick_sticky(9)));
+    }
+
     proptest! {
         #[test]
         fn growing_a_weight_keeps_those_already_in(
@@ -140,7 +154,10 @@ mod tests {
         }
 
         #[test]
-        fn never_picks_what_has_no_weight(weights in prop::collection::vec(0_u32..3, 1..6), key in any::<u64>()) {
+        fn never_picks_what_has_no_weight(
+            weights in prop::collection::vec(0_u32..3, 1..6),
+            key in any::<u64>(),
+        ) {
             let Some(split) = split(&weights) else { return Ok(()) };
             prop_assert!(weights[split.pick_sticky(key)] > 0);
             prop_assert!(weights[split.pick(&mut fastrand::Rng::with_seed(key))] > 0);

@@ -15,8 +15,8 @@
 //!
 //! The table finds candidates by hashing the host (once for each label while wildcards are there), then the
 //! whole path, then each prefix of the path for whose length there is a route. So the cost does not grow with
-//! the number of routes, only with how many share one host and path, and with the number of regular expressions
-//! of a host, which are tried in turn when nothing else matched.
+//! the number of routes, only with how many share one host and path, and with the number of regular
+//! expressions of a host, which are tried in turn when nothing else matched.
 
 use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
