@@ -2,4 +2,5 @@
 
 pub mod config;
 pub mod error;
+pub mod readiness;
 pub mod telemetry;

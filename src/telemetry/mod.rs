@@ -4,16 +4,24 @@
 //! and then cost a few nanoseconds ([`cells`]); lines go to a writer's thread through a bounded queue, and
 //! are dropped and counted when it cannot follow.
 
+pub mod access;
 pub mod cells;
 pub mod labels;
+pub mod log;
 pub mod metrics;
 pub mod names;
 mod process;
 pub mod registry;
+pub mod requests;
+pub mod writer;
 
+pub use access::{AccessLog, AccessRecord, AttemptRecord, Ended};
 pub use cells::{Counter, Gauge, Held, Histogram, Share, UpDown, set_worker};
 pub use labels::{
     ConnectionRefusal, DropCause, EndpointState, Outcome, PolicyKind, PolicySource, PoolState, ReloadResult,
     RetryOutcome, UpdateResult,
 };
+pub use log::LogHandle;
 pub use metrics::{ListenerMetrics, Metrics, RouteMetrics, UpstreamMetrics};
+pub use requests::RecentRequests;
+pub use writer::FlushOnDrop;
