@@ -1,6 +1,17 @@
 //! Weir: a per-pod HTTP sidecar that keeps a service standing when something around it fails.
 
+pub mod balance;
 pub mod config;
+pub mod drain;
 pub mod error;
 pub mod http;
+pub mod listener;
+mod net;
+mod proxy;
+pub mod readiness;
 pub mod route;
+pub mod snapshot;
+pub mod telemetry;
+pub mod tls;
+pub mod upstream;
+pub mod worker;
