@@ -25,3 +25,16 @@ pub use log::LogHandle;
 pub use metrics::{ListenerMetrics, Metrics, RouteMetrics, UpstreamMetrics};
 pub use requests::RecentRequests;
 pub use writer::FlushOnDrop;
+
+use std::sync::Arc;
+
+/// All that a request reports to.
+#[derive(Debug)]
+pub struct Telemetry {
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// The access records.
+    pub access: AccessLog,
+    /// The last requests that Weir answered or retried itself.
+    pub recent: RecentRequests,
+}
