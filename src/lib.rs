@@ -1,7 +1,11 @@
 //! Weir: a per-pod HTTP sidecar that keeps a service standing when something around it fails.
 
+pub mod admin;
+pub mod app;
 pub mod balance;
+pub mod cli;
 pub mod config;
+mod control;
 pub mod drain;
 pub mod error;
 pub mod http;

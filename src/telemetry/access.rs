@@ -360,6 +360,19 @@ pub(crate) mod tests {
         assert!(host.len() <= MAX_TEXT + '…'.len_utf8() && host.ends_with("ä…"));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_client_sends_it_is_one_line_of_json(host in ".*", path in ".*") {
+            let line = record(&host, &path).line();
+            let line = String::from_utf8(line).unwrap();
+            proptest::prop_assert_eq!(line.find('\n'), Some(line.len() - 1));
+            let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+            let written = value["host"].as_str().unwrap();
+            proptest::prop_assert!(written == host || host.starts_with(written.trim_end_matches('…')));
+            proptest::prop_assert!(!value["path"].as_str().unwrap().contains('?'));
+        }
+    }
+
     #[test]
     fn errors_are_what_the_reference_says() {
         let now = Instant::now();

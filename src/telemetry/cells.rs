@@ -166,6 +166,9 @@ impl UpDown {
     }
 
     /// One more until the guard is dropped.
+    ///
+    /// This counts up a reference that all workers share. On the request path, rather let a guard that
+    /// already holds the handles call [`Self::increment`] and [`Self::decrement`].
     #[must_use = "the count goes down when the guard is dropped"]
     pub fn hold(&self) -> Held {
         self.increment();

@@ -109,6 +109,9 @@ fn targets(level: LogLevel) -> Targets {
     Targets::new().with_default(others).with_target(OWN, own)
 }
 
+/// What [`parse_level`] takes, most important first.
+pub const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
+
 /// The level that `text` names, in lower case as in the file.
 pub fn parse_level(text: &str) -> Option<LogLevel> {
     Some(match text {

@@ -1,4 +1,5 @@
-//! The handles of each resource, resolved when a snapshot is compiled, and what keeps them up to date.
+//! All metrics of the process: where handles come from when a snapshot is compiled, and what keeps them up
+//! to date.
 
 use std::{
     collections::BTreeMap,
@@ -7,18 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Method, StatusCode};
 use tokio::runtime::RuntimeMetrics;
 
 use super::{
-    cells::{Counter, Gauge, Histogram, Share, UpDown},
-    labels::{
-        ConnectionRefusal, DropCause, EndpointState, Label, Outcome, PerLabel, PolicyKind, PolicySource,
-        PoolState, ReloadResult, RetryOutcome, StatusTable, UpdateResult,
-    },
+    cells::{Counter, Gauge, Histogram},
+    labels::{DropCause, Label, PerLabel, PolicyKind, PolicySource, ReloadResult, UpdateResult},
     names,
     process::ProcessGauges,
     registry::Registry,
+    resources::{ListenerMetrics, OTHER, Release, RouteMetrics, UpstreamMetrics},
 };
 use crate::{config::Name, error::Reason};
 
@@ -28,9 +26,6 @@ pub const DEFAULT_MAX_SERIES: usize = 2_000;
 /// How long the series of a resource stay after it has left the policy, so that the last scrape gets what
 /// happened since the one before. Gauges are at 0 by then.
 pub const LINGER: Duration = Duration::from_secs(120);
-
-/// The label value of resources beyond the limit of series. No [`Name`] can be it.
-const OTHER: &str = "_other";
 
 /// All metrics of the process.
 ///
@@ -64,6 +59,8 @@ pub struct Metrics {
 struct Resources {
     listeners: BTreeMap<Name, Kept<ListenerMetrics>>,
     routes: BTreeMap<(Name, Name), Kept<RouteMetrics>>,
+    /// By listener.
+    other_routes: BTreeMap<Name, Kept<RouteMetrics>>,
     upstreams: BTreeMap<Name, Kept<UpstreamMetrics>>,
 }
 
@@ -122,17 +119,23 @@ impl Metrics {
         resources.listeners.entry(listener.clone()).or_insert_with(|| Kept::new(new())).touch()
     }
 
-    /// The handles of a route on a listener; `_other`'s when the limit of series is reached.
+    /// The handles of a route on a listener; when the limit of series is reached those of `_other`, which
+    /// all such routes of the listener share until a later call finds room.
     ///
     /// The same names give the same handles for as long as anybody holds them, and [`LINGER`] longer.
     pub fn route(&self, listener: &Name, route: &Name) -> Arc<RouteMetrics> {
-        let mut resources = self.resources();
-        let new = || {
-            let label = self.label_or_other(route, RouteMetrics::lines());
-            Arc::new(RouteMetrics::new(&self.registry, &self.series_overflow, listener, label))
+        let new = |label: &str| {
+            Kept::new(Arc::new(RouteMetrics::new(&self.registry, &self.series_overflow, listener, label)))
         };
+        let mut resources = self.resources();
         let key = (listener.clone(), route.clone());
-        resources.routes.entry(key).or_insert_with(|| Kept::new(new())).touch()
+        if let Some(known) = resources.routes.get_mut(&key) {
+            return known.touch();
+        }
+        match self.label_or_other(route, RouteMetrics::lines()) {
+            OTHER => resources.other_routes.entry(listener.clone()).or_insert_with(|| new(OTHER)).touch(),
+            own => resources.routes.entry(key).or_insert_with(|| new(own)).touch(),
+        }
     }
 
     /// The handles of an upstream; `_other`'s when the limit of series is reached.
@@ -171,9 +174,10 @@ impl Metrics {
     pub fn upkeep(&self, now: Instant) {
         lock(&self.watched).measure(now);
         let mut resources = self.resources();
-        let Resources { listeners, routes, upstreams } = &mut *resources;
+        let Resources { listeners, routes, other_routes, upstreams } = &mut *resources;
         listeners.retain(|_, kept| kept.stays(now));
         routes.retain(|_, kept| kept.stays(now));
+        other_routes.retain(|_, kept| kept.stays(now));
         upstreams.retain(|_, kept| kept.stays(now));
         drop(resources);
         self.registry.prune();
@@ -253,183 +257,6 @@ impl<T: Release> Kept<T> {
     }
 }
 
-/// What happens to a resource's gauges when it has left the policy.
-trait Release {
-    /// Puts to 0 what nobody will set again.
-    fn release(&self) {}
-}
-
-impl Release for ListenerMetrics {}
-impl Release for RouteMetrics {}
-impl Release for UpstreamMetrics {
-    fn release(&self) {
-        for state in EndpointState::ALL {
-            self.endpoints.of(*state).set(0);
-        }
-    }
-}
-
-/// The handles of a listener.
-#[derive(Debug)]
-pub struct ListenerMetrics {
-    /// Time spent in Weir itself.
-    pub overhead: Histogram,
-    /// Requests whose exchange has not ended.
-    pub in_flight: UpDown,
-    /// Bytes of request bodies.
-    pub request_bytes: Counter,
-    /// Bytes of answer bodies.
-    pub response_bytes: Counter,
-    /// Open connections.
-    pub connections: UpDown,
-    /// Accepted connections.
-    pub connections_total: Counter,
-    /// Errors of accept(2).
-    pub accept_errors: Counter,
-    /// Connections closed before their first request.
-    pub refused: PerLabel<ConnectionRefusal, Counter>,
-    /// Answers that Weir made where no route had matched; shared by all listeners.
-    pub made: Arc<PerLabel<Reason, Counter>>,
-}
-
-impl ListenerMetrics {
-    fn new(registry: &Registry, name: &Name, made: &Arc<PerLabel<Reason, Counter>>) -> Self {
-        let labels = &[name.as_str()];
-        Self {
-            overhead: registry.resolve(&names::OVERHEAD, labels),
-            in_flight: registry.resolve(&names::REQUESTS_IN_FLIGHT, labels),
-            request_bytes: registry.resolve(&names::REQUEST_BYTES, labels),
-            response_bytes: registry.resolve(&names::RESPONSE_BYTES, labels),
-            connections: registry.resolve(&names::CONNECTIONS, labels),
-            connections_total: registry.resolve(&names::CONNECTIONS_TOTAL, labels),
-            accept_errors: registry.resolve(&names::ACCEPT_ERRORS, labels),
-            refused: PerLabel::new(|why| {
-                registry.resolve(&names::CONNECTIONS_REFUSED, &[name.as_str(), why])
-            }),
-            made: made.clone(),
-        }
-    }
-}
-
-/// The handles of a route on a listener.
-pub struct RouteMetrics {
-    /// Time from the request's headers to the last byte of the answer.
-    pub duration: Histogram,
-    requests: StatusTable<Counter>,
-    made: PerLabel<Reason, std::sync::OnceLock<Counter>>,
-    listener: Name,
-    route: Box<str>,
-    registry: Arc<Registry>,
-    overflow: Counter,
-}
-
-impl fmt::Debug for RouteMetrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RouteMetrics")
-            .field("listener", &self.listener)
-            .field("route", &self.route)
-            .finish_non_exhaustive()
-    }
-}
-
-impl RouteMetrics {
-    fn new(registry: &Arc<Registry>, overflow: &Counter, listener: &Name, route: &str) -> Self {
-        Self {
-            duration: registry.resolve(&names::REQUEST_DURATION, &[listener.as_str(), route]),
-            requests: StatusTable::default(),
-            made: PerLabel::new(|_| std::sync::OnceLock::new()),
-            listener: listener.clone(),
-            route: route.into(),
-            registry: registry.clone(),
-            overflow: overflow.clone(),
-        }
-    }
-
-    fn lines() -> usize {
-        names::REQUEST_DURATION.spec.lines()
-    }
-
-    /// Counts a request that ended: its answer, and how long it took to the answer's last byte.
-    ///
-    /// The first request with a method and status takes the registry's lock to make the series.
-    pub fn finished(&self, method: &Method, status: StatusCode, took: Duration) {
-        self.duration.record(took);
-        let counter = self.requests.get_or_make(method, status, |method, code| {
-            let own = &[self.listener.as_str(), &self.route, method, code];
-            self.registry.bounded(&names::REQUESTS_TOTAL, own).unwrap_or_else(|| {
-                self.overflow.increment(1);
-                let class = class_of(status);
-                self.registry
-                    .resolve(&names::REQUESTS_TOTAL, &[self.listener.as_str(), OTHER, "other", class])
-            })
-        });
-        if let Some(counter) = counter {
-            counter.increment(1);
-        }
-    }
-
-    /// Counts an answer that Weir made on this route.
-    ///
-    /// The first one for a reason takes the registry's lock to make the series.
-    pub fn made(&self, reason: Reason) {
-        let counter = self.made.of(reason).get_or_init(|| {
-            let reason = reason.as_str();
-            self.registry.bounded(&names::RESPONSES_MADE, &[&self.route, reason]).unwrap_or_else(|| {
-                self.overflow.increment(1);
-                self.registry.resolve(&names::RESPONSES_MADE, &[OTHER, reason])
-            })
-        });
-        counter.increment(1);
-    }
-}
-
-/// The label of a status whose own series does not fit: at most six of them for each listener.
-fn class_of(status: StatusCode) -> &'static str {
-    match status.as_u16() / 100 {
-        1 => "1xx",
-        2 => "2xx",
-        3 => "3xx",
-        4 => "4xx",
-        5 => "5xx",
-        _ => "other",
-    }
-}
-
-/// The handles of an upstream.
-#[derive(Debug)]
-pub struct UpstreamMetrics {
-    /// Time from sending an attempt to the first byte of its answer.
-    pub duration: Histogram,
-    /// Attempts by how they ended.
-    pub attempts: PerLabel<Outcome, Counter>,
-    /// Attempts after the first, by whether they brought an answer.
-    pub retries: PerLabel<RetryOutcome, Counter>,
-    /// Endpoints by state; set by the control thread.
-    pub endpoints: PerLabel<EndpointState, Share>,
-    /// Connections by state.
-    pub pool: PerLabel<PoolState, UpDown>,
-}
-
-impl UpstreamMetrics {
-    fn new(registry: &Registry, name: &str) -> Self {
-        Self {
-            duration: registry.resolve(&names::UPSTREAM_DURATION, &[name]),
-            attempts: PerLabel::new(|outcome| registry.resolve(&names::ATTEMPTS, &[name, outcome])),
-            retries: PerLabel::new(|outcome| registry.resolve(&names::RETRIES, &[name, outcome])),
-            endpoints: PerLabel::new(|state| Share::new(registry.resolve(&names::ENDPOINTS, &[name, state]))),
-            pool: PerLabel::new(|state| registry.resolve(&names::POOL_CONNECTIONS, &[name, state])),
-        }
-    }
-
-    fn lines() -> usize {
-        names::UPSTREAM_DURATION.spec.lines()
-            + Outcome::ALL.len()
-            + RetryOutcome::ALL.len()
-            + EndpointState::ALL.len()
-            + PoolState::ALL.len()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -437,7 +264,10 @@ mod tests {
         process::{Command, Stdio},
     };
 
+    use http::{Method, StatusCode};
+
     use super::*;
+    use crate::telemetry::labels::{EndpointState, Outcome};
 
     fn name(text: &str) -> Name {
         Name::new(text).unwrap()
@@ -593,6 +423,29 @@ mod tests {
         }
         assert_eq!(value(&text, "weir_endpoints{upstream=\"_other\",state=\"unknown\"}"), Some(6.0));
         assert_eq!(value(&text, "weir_series_overflow_total"), Some(3.0));
+    }
+
+    #[test]
+    fn a_merged_route_gets_its_own_series_once_there_is_room() {
+        let fixed = metrics(DEFAULT_MAX_SERIES).registry.lines();
+        let metrics = metrics(fixed + RouteMetrics::lines());
+        let count = |route: &str| {
+            let series = format!("weir_request_duration_seconds_count{{listener=\"in\",route=\"{route}\"}}");
+            value(&metrics.render(), &series)
+        };
+        let [a, b, c] = ["a", "b", "c"].map(|route| metrics.route(&name("in"), &name(route)));
+        for route in [&a, &b, &c] {
+            route.duration.record(Duration::from_millis(1));
+        }
+        assert!(Arc::ptr_eq(&b, &c), "merged routes take no memory each");
+        assert_eq!((count("a"), count("b"), count("_other")), (Some(1.0), None, Some(2.0)));
+        drop([a, b, c]);
+        let start = Instant::now();
+        metrics.upkeep(start);
+        metrics.upkeep(start + LINGER);
+        let b = metrics.route(&name("in"), &name("b"));
+        b.duration.record(Duration::from_millis(1));
+        assert_eq!((count("a"), count("b"), count("_other")), (None, Some(1.0), None));
     }
 
     #[test]

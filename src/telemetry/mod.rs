@@ -13,6 +13,7 @@ pub mod names;
 mod process;
 pub mod registry;
 pub mod requests;
+pub mod resources;
 pub mod writer;
 
 pub use access::{AccessLog, AccessRecord, AttemptRecord, Ended};
@@ -22,8 +23,9 @@ pub use labels::{
     RetryOutcome, UpdateResult,
 };
 pub use log::LogHandle;
-pub use metrics::{ListenerMetrics, Metrics, RouteMetrics, UpstreamMetrics};
+pub use metrics::Metrics;
 pub use requests::RecentRequests;
+pub use resources::{ListenerMetrics, RouteMetrics, UpstreamMetrics};
 pub use writer::FlushOnDrop;
 
 use std::sync::Arc;
