@@ -1,0 +1,6 @@
+//! `weir demo`
+mod control;
+mod load;
+mod scrape;
+mod tally;
+mod toys;
