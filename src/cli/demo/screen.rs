@@ -1,0 +1,387 @@
+//! The screen: figures in, lines out. Pure, so that it can be tested without a terminal.
+
+use std::time::Duration;
+
+use super::{
+    figures::{Figures, Row, WeirFigures},
+    places::Places,
+    text::{Line, Tone, bar, bytes, clock, ms, per_second, percent, sparkline},
+};
+
+/// How large the terminal is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Size {
+    /// Characters in a line.
+    pub(super) columns: usize,
+    /// Lines.
+    pub(super) rows: usize,
+}
+
+/// What the screen shows beside the figures.
+#[derive(Debug)]
+pub(super) struct Scene<'a> {
+    /// Where everything is.
+    pub(super) places: &'a Places,
+    /// Since the start.
+    pub(super) elapsed: Duration,
+    /// When it ends by itself.
+    pub(super) limit: Option<Duration>,
+    /// The load that was asked for, requests a second.
+    pub(super) rate: u32,
+    /// Weir's process; `None` while it is away.
+    pub(super) pid: Option<u32>,
+    /// What each instance is like now, such as `slow, +500 ms` or `stopped`; same order as the figures.
+    pub(super) moods: Vec<String>,
+    /// Something that just happened.
+    pub(super) notice: Option<&'a str>,
+}
+
+/// The lines of the screen: at most one fewer than there are rows, none wider than the terminal.
+pub(super) fn lines(scene: &Scene<'_>, figures: &Figures, size: Size) -> Vec<Line> {
+    let most = size.rows.saturating_sub(1);
+    let table = Table::new(size.columns);
+    let sections = [
+        vec![header(scene)],
+        callers(&table, scene, figures),
+        history(figures, size.columns),
+        weir(&table, figures.weir.as_ref()),
+        addresses(scene.places, size.columns),
+        things(scene, size.columns),
+    ];
+    let mut lines: Vec<Line> = join(&sections, most);
+    lines.truncate(most);
+    for line in &mut lines {
+        line.cut(size.columns);
+    }
+    lines
+}
+
+/// Joins sections with as many empty lines between them as fit, the first gaps first.
+fn join(sections: &[Vec<Line>], most: usize) -> Vec<Line> {
+    let used: usize = sections.iter().map(Vec::len).sum();
+    let mut spare = most.saturating_sub(used);
+    let mut lines = Vec::new();
+    for section in sections.iter().filter(|section| !section.is_empty()) {
+        if spare > 0 && !lines.is_empty() {
+            lines.push(Line::default());
+            spare -= 1;
+        }
+        lines.extend(section.iter().cloned());
+    }
+    lines
+}
+
+fn header(scene: &Scene<'_>) -> Line {
+    let time = match scene.limit {
+        Some(limit) => format!("{} of {}", clock(scene.elapsed), clock(limit)),
+        None => clock(scene.elapsed),
+    };
+    let line = Line::default().then(Tone::Strong, " Weir demo").then(Tone::Dim, format!("   {time}   "));
+    match (scene.notice, scene.pid) {
+        (Some(notice), _) => line.then(Tone::Warn, notice),
+        (None, Some(pid)) => line.then(Tone::Dim, format!("Weir is process {pid}   Ctrl-C ends all")),
+        (None, None) => line.then(Tone::Warn, "Weir is away"),
+    }
+}
+
+fn callers(table: &Table, scene: &Scene<'_>, figures: &Figures) -> Vec<Line> {
+    let mut lines = vec![table.head("Callers see", "per s")];
+    lines.push(table.row(&figures.callers, &format!("all, {}/s due", scene.rate)));
+    for (row, mood) in figures.instances.iter().zip(&scene.moods) {
+        lines.push(table.row(row, &format!("{} {mood}", row.name)));
+    }
+    lines
+}
+
+fn history(figures: &Figures, columns: usize) -> Vec<Line> {
+    let width = columns.saturating_sub(TITLE + 1).min(60);
+    let slow: Vec<f64> = figures.p99s.iter().map(|p99| p99.unwrap_or(0.0)).collect();
+    let title = |text: &str| Line::default().then(Tone::Dim, format!(" {text:<TITLE$}"));
+    vec![
+        title("p99, by second").then(Tone::Calm, sparkline(&slow, width, None)),
+        title("errors").then(Tone::Bad, sparkline(&figures.wrong, width, Some(1.0))),
+    ]
+}
+
+fn weir(table: &Table, figures: Option<&WeirFigures>) -> Vec<Line> {
+    const ROUTES: usize = 4;
+    let Some(figures) = figures else {
+        return vec![
+            table.head("Weir says", "per s"),
+            Line::default().then(Tone::Warn, " nothing: it cannot be asked"),
+        ];
+    };
+    let mut lines = vec![table.head("Weir says", "per s"), table.row(&figures.all, &figures.all.name)];
+    lines.extend(figures.routes.iter().take(ROUTES).map(|row| table.row(row, &row.name)));
+    lines.push(work(figures));
+    lines.push(made(figures));
+    lines
+}
+
+/// What Weir's work costs and how much of it there is.
+fn work(figures: &WeirFigures) -> Line {
+    let failed = Line::default()
+        .then(Tone::Plain, format!(" CPU {:.0} ms/s", figures.cpu * 1000.0))
+        .then(Tone::Dim, " · ")
+        .then(Tone::Plain, format!("memory {}", bytes(figures.memory)))
+        .then(Tone::Dim, " · ")
+        .then(Tone::Plain, format!("connections {:.0} in, {:.0} out", figures.connections, figures.pool));
+    failed.then(Tone::Dim, " · ").then(Tone::Plain, format!("own share of p99 {}", ms(figures.overhead_p99)))
+}
+
+/// The answers that Weir made, by reason, and the attempts behind them.
+fn made(figures: &WeirFigures) -> Line {
+    let line = Line::default().then(Tone::Plain, " Answered by itself: ");
+    let line = if figures.made.is_empty() {
+        line.then(Tone::Good, "nothing")
+    } else {
+        let reasons: Vec<String> =
+            figures.made.iter().map(|(reason, rate)| format!("{reason} {}/s", per_second(*rate))).collect();
+        line.then(Tone::Bad, reasons.join(", "))
+    };
+    let tone = if figures.attempts_failed > 0.0 { Tone::Warn } else { Tone::Plain };
+    line.then(Tone::Dim, " · ")
+        .then(Tone::Plain, format!("attempts {}/s", per_second(figures.attempts)))
+        .then(tone, format!(", {} failed", per_second(figures.attempts_failed)))
+}
+
+/// The addresses: all in as few lines as the width allows.
+fn addresses(places: &Places, columns: usize) -> Vec<Line> {
+    let mut lines: Vec<Line> = Vec::new();
+    for (name, url) in places.addresses() {
+        let item = Line::default().then(Tone::Dim, format!(" {name} ")).then(Tone::Calm, format!("{url}  "));
+        match lines.last_mut() {
+            Some(last) if last.width() + item.width() <= columns + 2 => last.extend(item),
+            _ => lines.push(item),
+        }
+    }
+    lines
+}
+
+fn things(scene: &Scene<'_>, columns: usize) -> Vec<Line> {
+    let things = scene.places.things(scene.pid);
+    let widest = things.iter().map(|thing| thing.command.chars().count()).max().unwrap_or(0);
+    let line = |(n, thing): (usize, &super::places::Thing)| {
+        let line = Line::default()
+            .then(Tone::Dim, format!(" {n} "))
+            .then(Tone::Plain, format!("{:<9}", thing.what))
+            .then(Tone::Calm, format!("{:<widest$}", thing.command));
+        let then = format!("  {}", thing.then);
+        // Half a sentence helps nobody: it is shown whole or not at all.
+        let fits = line.width() + then.chars().count() <= columns;
+        if fits { line.then(Tone::Dim, then) } else { line }
+    };
+    (1..).zip(&things).map(line).collect()
+}
+
+/// Width of the first column.
+const TITLE: usize = 18;
+
+/// The columns: name, calls a second, a bar with the share, p50, p99, errors.
+struct Table {
+    bar: usize,
+}
+
+impl Table {
+    fn new(columns: usize) -> Self {
+        const OTHERS: usize = 1 + TITLE + 6 + 1 + 6 + 9 + 9 + 8;
+        Self { bar: columns.saturating_sub(OTHERS).clamp(2, 30) }
+    }
+
+    fn head(&self, title: &str, rate: &str) -> Line {
+        let share = self.bar + 6;
+        Line::default()
+            .then(Tone::Strong, format!(" {title:<TITLE$}"))
+            .then(Tone::Dim, format!("{rate:>6} {:<share$}{:>9}{:>9}{:>8}", "share", "p50", "p99", "errors"))
+    }
+
+    fn row(&self, row: &Row, title: &str) -> Line {
+        let title: String = title.chars().take(TITLE).collect();
+        let wrong = match row.wrong {
+            none if none <= 0.0 => Tone::Dim,
+            few if few < 0.1 => Tone::Warn,
+            _ => Tone::Bad,
+        };
+        let quiet = if row.rate > 0.0 { Tone::Plain } else { Tone::Dim };
+        Line::default()
+            .then(quiet, format!(" {title:<TITLE$}{:>6} ", per_second(row.rate)))
+            .then(Tone::Calm, bar(row.share, self.bar))
+            .then(quiet, format!("{:>5} ", percent(row.share, 0)))
+            .then(quiet, format!("{:>9}{:>9}", ms(row.p50), ms(row.p99)))
+            .then(wrong, format!("{:>8}", percent(row.wrong, 1)))
+    }
+}
+
+/// One plain line for a log.
+pub(super) fn plain(scene: &Scene<'_>, figures: &Figures) -> String {
+    let callers = &figures.callers;
+    let mut parts = vec![
+        format!("{:>4}", clock(scene.elapsed)),
+        format!("{}/s", per_second(callers.rate)),
+        format!("errors {}", percent(callers.wrong, 1)),
+        format!("p50 {}", ms(callers.p50)),
+        format!("p99 {}", ms(callers.p99)),
+        figures
+            .instances
+            .iter()
+            .map(|row| format!("{} {}", row.name, percent(row.share, 0)))
+            .collect::<Vec<_>>()
+            .join(" "),
+    ];
+    match &figures.weir {
+        None => parts.push("Weir is away".to_owned()),
+        Some(weir) => {
+            parts.push(format!("Weir: {}/s", per_second(weir.all.rate)));
+            parts.push(format!("CPU {:.0} ms/s", weir.cpu * 1000.0));
+            parts.push(bytes(weir.memory));
+            parts.extend(weir.made.iter().map(|(reason, rate)| format!("{reason} {}/s", per_second(*rate))));
+        }
+    }
+    parts.extend(scene.notice.map(str::to_owned));
+    parts.join("  ")
+}
+
+/// The lines before the first plain line: where everything is, and what to do.
+pub(super) fn welcome(places: &Places, pid: Option<u32>) -> String {
+    let mut lines =
+        vec!["Weir demo: three toy instances of a shop, Weir before them, a steady load.".to_owned()];
+    lines.extend(places.addresses().iter().map(|(name, url)| format!("  {name:<8} {url}")));
+    lines.push("Five things to do:".to_owned());
+    for (n, thing) in (1..).zip(places.things(pid)) {
+        lines.push(format!("  {n} {:<9}{}   ({})", thing.what, thing.command, thing.then));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::places::tests::places, *};
+
+    fn row(name: &str, rate: f64, share: f64, wrong: f64) -> Row {
+        Row { name: name.into(), rate, share, wrong, p50: Some(0.0042), p99: Some(0.0813) }
+    }
+
+    fn figures() -> Figures {
+        Figures {
+            callers: row("all callers", 198.0, 1.0, 0.011),
+            instances: vec![row("a", 90.0, 0.45, 0.0), row("b", 24.0, 0.12, 0.0), row("c", 84.0, 0.43, 0.3)],
+            weir: Some(WeirFigures {
+                all: row("all requests", 198.0, 1.0, 0.011),
+                routes: ["page", "recommendations", "checkout", "everything-else"]
+                    .map(|name| row(name, 50.0, 0.25, 0.0))
+                    .to_vec(),
+                made: vec![("connect_refused".into(), 31.0)],
+                attempts: 198.0,
+                attempts_failed: 31.0,
+                connections: 9.0,
+                pool: 14.0,
+                overhead_p99: Some(0.000_12),
+                cpu: 0.008,
+                memory: 12.0 * 1024.0 * 1024.0,
+            }),
+            p99s: vec![Some(0.08); 30],
+            wrong: vec![0.01; 30],
+        }
+    }
+
+    fn scene(places: &Places) -> Scene<'_> {
+        Scene {
+            places,
+            elapsed: Duration::from_secs(12),
+            limit: Some(Duration::from_secs(20)),
+            rate: 200,
+            pid: Some(4711),
+            moods: vec!["normal".into(), "stopped".into(), "flaky".into()],
+            notice: None,
+        }
+    }
+
+    fn shown(columns: usize, rows: usize) -> Vec<String> {
+        let places = places();
+        lines(&scene(&places), &figures(), Size { columns, rows })
+            .iter()
+            .map(|line| line.render(false))
+            .collect()
+    }
+
+    #[test]
+    fn a_small_terminal_shows_everything() {
+        for columns in [60, 80, 100, 140] {
+            let text = shown(columns, if columns < 80 { 26 } else { 24 }).join("\n");
+            for word in [
+                "12s of 20s",
+                "4711",
+                "b stopped",
+                "connect_refused 31/s",
+                "everything-else",
+                "CPU 8 ms/s",
+                "12.0 MiB",
+                "http://127.0.0.1:9902/metrics",
+                "http://127.0.0.1:9900/toys",
+                "kill -TERM 4711",
+                "/toys/b/stop",
+            ] {
+                assert!(text.contains(word), "{word} is missing at {columns}:\n{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let lines = shown(80, 40);
+        let head = lines.iter().find(|line| line.contains("Callers see")).unwrap();
+        let width = head.chars().count();
+        let rows: Vec<_> = lines.iter().filter(|line| line.ends_with(" %")).collect();
+        assert_eq!(rows.len(), 9);
+        for row in rows {
+            assert_eq!(row.chars().count(), width, "{row}");
+        }
+    }
+
+    #[test]
+    fn a_wide_terminal_says_what_to_watch() {
+        assert!(shown(120, 24).join("\n").contains("x-instance changes"));
+        assert!(!shown(60, 24).join("\n").contains("again and"));
+    }
+
+    #[test]
+    fn while_weir_is_away_it_says_so() {
+        let places = places();
+        let (mut scene, mut figures) = (scene(&places), figures());
+        (scene.pid, figures.weir) = (None, None);
+        let lines = lines(&scene, &figures, Size { columns: 80, rows: 24 });
+        let text: Vec<_> = lines.iter().map(|line| line.render(false)).collect();
+        assert!(text[0].contains("Weir is away") && text.iter().any(|line| line.contains("cannot be asked")));
+        assert!(plain(&scene, &figures).contains("Weir is away"));
+    }
+
+    #[test]
+    fn a_plain_line_has_no_escapes_and_all_that_counts() {
+        let places = places();
+        let line = plain(&scene(&places), &figures());
+        assert!(!line.contains(['\u{1b}', '\n']));
+        for word in [
+            "12s",
+            "198/s",
+            "errors 1.1 %",
+            "p50 4.2 ms",
+            "p99 81 ms",
+            "a 45 % b 12 % c 43 %",
+            "connect_refused 31/s",
+        ] {
+            assert!(line.contains(word), "{word} is missing: {line}");
+        }
+        assert_eq!(welcome(&places, Some(1)).lines().count(), 11);
+    }
+
+    proptest! {
+        #[test]
+        fn it_never_leaves_the_terminal(columns in 0usize..200, rows in 0usize..60) {
+            let lines = shown(columns, rows);
+            prop_assert!(lines.len() <= rows.saturating_sub(1));
+            prop_assert!(lines.iter().all(|line| line.chars().count() <= columns));
+        }
+    }
+}
