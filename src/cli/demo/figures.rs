@@ -148,6 +148,11 @@ impl Observer {
         }
     }
 
+    /// What the last look found.
+    pub(super) fn figures(&self) -> &Figures {
+        &self.figures
+    }
+
     /// What Weir said from the start.
     pub(super) fn totals(&self) -> &Totals {
         &self.totals

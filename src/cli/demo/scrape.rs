@@ -203,6 +203,7 @@ fn parse_value(text: &str) -> Option<f64> {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "sums of small whole numbers are exact")]
 mod tests {
     use proptest::prelude::*;
 
