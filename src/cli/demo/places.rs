@@ -24,8 +24,10 @@ pub(super) struct Thing {
     pub(super) what: &'static str,
     /// What to type.
     pub(super) command: String,
-    /// What to watch then.
+    /// What to watch then, in a few words.
     pub(super) then: &'static str,
+    /// The same in a sentence.
+    pub(super) more: &'static str,
 }
 
 impl Places {
@@ -56,28 +58,33 @@ impl Places {
             Thing {
                 what: "buy tea",
                 command: format!("curl -i http://{}/", self.traffic),
-                then: "again and again: x-instance changes",
+                then: "x-instance changes",
+                more: "again and again: x-instance changes, and follows how fast each one answers",
             },
             Thing {
                 what: "stop b",
                 command: format!("curl -X POST http://{toys}/toys/b/stop"),
-                then: "who is refused, and why; then /start",
+                then: "watch the errors",
+                more: "callers are refused, Weir says why; `/start` instead of `/stop` brings it back",
             },
             Thing {
                 what: "slow a",
                 command: format!("curl -X POST '{toys}/toys/a/slow?ms=500'"),
-                then: "its share shrinks; then ms=0",
+                then: "its share shrinks",
+                more: "its share of the requests shrinks; ms=0 brings it back",
             },
             Thing {
                 what: "edit",
                 command: format!("vi {}", self.file().display()),
-                then: "take c out: loaded at once. Break it: refused",
+                then: "take c out; save",
+                more: "take instance c out: loaded without dropping a request; break it: refused",
             },
             Thing {
                 what: "end Weir",
                 command: pid
                     .map_or_else(|| "(it is not running)".to_owned(), |pid| format!("kill -TERM {pid}")),
-                then: "it drains, leaves, and is started again",
+                then: "drains, comes back",
+                more: "it drains and leaves; the demo starts it again",
             },
         ]
     }
@@ -176,6 +183,7 @@ pub(super) mod tests {
         for thing in places().things(Some(1_234_567)) {
             assert!(thing.command.chars().count() <= 48, "{}", thing.command);
             assert!(thing.what.chars().count() <= 8);
+            assert!(thing.then.chars().count() <= 18, "{} does not fit 80 columns", thing.then);
         }
     }
 }

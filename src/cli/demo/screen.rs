@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     figures::{Figures, Row, WeirFigures},
-    places::Places,
+    places::{Places, Thing},
     text::{Line, Tone, bar, bytes, clock, ms, per_second, percent, sparkline},
 };
 
@@ -40,21 +40,29 @@ pub(super) struct Scene<'a> {
 pub(super) fn lines(scene: &Scene<'_>, figures: &Figures, size: Size) -> Vec<Line> {
     let most = size.rows.saturating_sub(1);
     let table = Table::new(size.columns);
-    let sections = [
-        vec![header(scene)],
-        callers(&table, scene, figures),
-        history(figures, size.columns),
-        weir(&table, figures.weir.as_ref()),
-        addresses(scene.places, size.columns),
-        things(scene, size.columns),
-    ];
-    let mut lines: Vec<Line> = join(&sections, most);
+    // Where the terminal is low, the least busy routes go first.
+    let sections = |routes: usize| {
+        [
+            vec![header(scene)],
+            callers(&table, scene, figures),
+            history(figures, size.columns),
+            weir(&table, figures.weir.as_ref(), routes, size.columns),
+            addresses(scene.places, size.columns),
+            things(scene, size.columns),
+        ]
+    };
+    let height = |sections: &[Vec<Line>; 6]| sections.iter().map(Vec::len).sum::<usize>();
+    let fitting = (0..=ROUTES).rev().map(sections).find(|sections| height(sections) <= most);
+    let mut lines = join(&fitting.unwrap_or_else(|| sections(0)), most);
     lines.truncate(most);
     for line in &mut lines {
         line.cut(size.columns);
     }
     lines
 }
+
+/// Most routes that are shown.
+const ROUTES: usize = 4;
 
 /// Joins sections with as many empty lines between them as fit, the first gaps first.
 fn join(sections: &[Vec<Line>], most: usize) -> Vec<Line> {
@@ -79,7 +87,7 @@ fn header(scene: &Scene<'_>) -> Line {
     let line = Line::default().then(Tone::Strong, " Weir demo").then(Tone::Dim, format!("   {time}   "));
     match (scene.notice, scene.pid) {
         (Some(notice), _) => line.then(Tone::Warn, notice),
-        (None, Some(pid)) => line.then(Tone::Dim, format!("Weir is process {pid}   Ctrl-C ends all")),
+        (None, Some(pid)) => line.then(Tone::Dim, format!("Weir is pid {pid} · Ctrl-C ends it")),
         (None, None) => line.then(Tone::Warn, "Weir is away"),
     }
 }
@@ -103,56 +111,69 @@ fn history(figures: &Figures, columns: usize) -> Vec<Line> {
     ]
 }
 
-fn weir(table: &Table, figures: Option<&WeirFigures>) -> Vec<Line> {
-    const ROUTES: usize = 4;
+fn weir(table: &Table, figures: Option<&WeirFigures>, routes: usize, columns: usize) -> Vec<Line> {
+    let mut lines = vec![table.head("Weir says", "per s")];
     let Some(figures) = figures else {
-        return vec![
-            table.head("Weir says", "per s"),
-            Line::default().then(Tone::Warn, " nothing: it cannot be asked"),
-        ];
+        lines.push(Line::default().then(Tone::Warn, " nothing: it cannot be asked"));
+        return lines;
     };
-    let mut lines = vec![table.head("Weir says", "per s"), table.row(&figures.all, &figures.all.name)];
-    lines.extend(figures.routes.iter().take(ROUTES).map(|row| table.row(row, &row.name)));
-    lines.push(work(figures));
-    lines.push(made(figures));
+    lines.push(table.row(&figures.all, &figures.all.name));
+    lines.extend(figures.routes.iter().take(routes).map(|row| table.row(row, &row.name)));
+    lines.extend(flow(work(figures), columns));
+    lines.extend(flow(made(figures), columns));
     lines
 }
 
 /// What Weir's work costs and how much of it there is.
-fn work(figures: &WeirFigures) -> Line {
-    let failed = Line::default()
-        .then(Tone::Plain, format!(" CPU {:.0} ms/s", figures.cpu * 1000.0))
-        .then(Tone::Dim, " · ")
-        .then(Tone::Plain, format!("memory {}", bytes(figures.memory)))
-        .then(Tone::Dim, " · ")
-        .then(Tone::Plain, format!("connections {:.0} in, {:.0} out", figures.connections, figures.pool));
-    failed.then(Tone::Dim, " · ").then(Tone::Plain, format!("own share of p99 {}", ms(figures.overhead_p99)))
+fn work(figures: &WeirFigures) -> Vec<Line> {
+    [
+        format!("CPU {:.0} ms/s", figures.cpu * 1000.0),
+        format!("memory {}", bytes(figures.memory)),
+        format!("overhead p99 {}", ms(figures.overhead_p99)),
+        format!("connections {:.0} in, {:.0} out", figures.connections, figures.pool),
+    ]
+    .map(|text| Line::default().then(Tone::Plain, text))
+    .into()
 }
 
 /// The answers that Weir made, by reason, and the attempts behind them.
-fn made(figures: &WeirFigures) -> Line {
-    let line = Line::default().then(Tone::Plain, " Answered by itself: ");
-    let line = if figures.made.is_empty() {
-        line.then(Tone::Good, "nothing")
+fn made(figures: &WeirFigures) -> Vec<Line> {
+    let tone = if figures.attempts_failed > 0.0 { Tone::Warn } else { Tone::Plain };
+    let attempts = Line::default()
+        .then(Tone::Plain, format!("attempts {}/s", per_second(figures.attempts)))
+        .then(tone, format!(", {} failed", per_second(figures.attempts_failed)));
+    let itself = Line::default().then(Tone::Plain, "answered by itself ");
+    let itself = if figures.made.is_empty() {
+        itself.then(Tone::Good, "nothing")
     } else {
         let reasons: Vec<String> =
             figures.made.iter().map(|(reason, rate)| format!("{reason} {}/s", per_second(*rate))).collect();
-        line.then(Tone::Bad, reasons.join(", "))
+        itself.then(Tone::Bad, reasons.join(", "))
     };
-    let tone = if figures.attempts_failed > 0.0 { Tone::Warn } else { Tone::Plain };
-    line.then(Tone::Dim, " · ")
-        .then(Tone::Plain, format!("attempts {}/s", per_second(figures.attempts)))
-        .then(tone, format!(", {} failed", per_second(figures.attempts_failed)))
+    vec![attempts, itself]
 }
 
-/// The addresses: all in as few lines as the width allows.
+/// The addresses.
 fn addresses(places: &Places, columns: usize) -> Vec<Line> {
+    let item = |(name, url)| Line::default().then(Tone::Dim, format!("{name} ")).then(Tone::Calm, url);
+    flow(places.addresses().map(item).into(), columns)
+}
+
+/// Puts items into as few lines as the width allows.
+fn flow(items: Vec<Line>, columns: usize) -> Vec<Line> {
+    const BETWEEN: &str = " · ";
     let mut lines: Vec<Line> = Vec::new();
-    for (name, url) in places.addresses() {
-        let item = Line::default().then(Tone::Dim, format!(" {name} ")).then(Tone::Calm, format!("{url}  "));
+    for item in items {
         match lines.last_mut() {
-            Some(last) if last.width() + item.width() <= columns + 2 => last.extend(item),
-            _ => lines.push(item),
+            Some(last) if last.width() + BETWEEN.chars().count() + item.width() <= columns => {
+                last.extend(Line::default().then(Tone::Dim, BETWEEN));
+                last.extend(item);
+            }
+            _ => {
+                let mut line = Line::default().then(Tone::Plain, " ");
+                line.extend(item);
+                lines.push(line);
+            }
         }
     }
     lines
@@ -161,15 +182,20 @@ fn addresses(places: &Places, columns: usize) -> Vec<Line> {
 fn things(scene: &Scene<'_>, columns: usize) -> Vec<Line> {
     let things = scene.places.things(scene.pid);
     let widest = things.iter().map(|thing| thing.command.chars().count()).max().unwrap_or(0);
-    let line = |(n, thing): (usize, &super::places::Thing)| {
+    let left = columns.saturating_sub(3 + 9 + widest + 2);
+    let line = |(n, thing): (usize, &Thing)| {
         let line = Line::default()
             .then(Tone::Dim, format!(" {n} "))
             .then(Tone::Plain, format!("{:<9}", thing.what))
-            .then(Tone::Calm, format!("{:<widest$}", thing.command));
-        let then = format!("  {}", thing.then);
+            .then(Tone::Calm, &thing.command);
         // Half a sentence helps nobody: it is shown whole or not at all.
-        let fits = line.width() + then.chars().count() <= columns;
-        if fits { line.then(Tone::Dim, then) } else { line }
+        match [thing.more, thing.then].into_iter().find(|text| text.chars().count() <= left) {
+            Some(text) => {
+                let gap = widest.saturating_sub(thing.command.chars().count()) + 2;
+                line.then(Tone::Dim, format!("{:gap$}{text}", ""))
+            }
+            None => line,
+        }
     };
     (1..).zip(&things).map(line).collect()
 }
@@ -184,12 +210,12 @@ struct Table {
 
 impl Table {
     fn new(columns: usize) -> Self {
-        const OTHERS: usize = 1 + TITLE + 6 + 1 + 6 + 9 + 9 + 8;
-        Self { bar: columns.saturating_sub(OTHERS).clamp(2, 30) }
+        const OTHERS: usize = 1 + TITLE + 6 + 1 + 7 + 9 + 9 + 8;
+        Self { bar: columns.saturating_sub(OTHERS).clamp(1, 30) }
     }
 
     fn head(&self, title: &str, rate: &str) -> Line {
-        let share = self.bar + 6;
+        let share = self.bar + 7;
         Line::default()
             .then(Tone::Strong, format!(" {title:<TITLE$}"))
             .then(Tone::Dim, format!("{rate:>6} {:<share$}{:>9}{:>9}{:>8}", "share", "p50", "p99", "errors"))
@@ -206,7 +232,7 @@ impl Table {
         Line::default()
             .then(quiet, format!(" {title:<TITLE$}{:>6} ", per_second(row.rate)))
             .then(Tone::Calm, bar(row.share, self.bar))
-            .then(quiet, format!("{:>5} ", percent(row.share, 0)))
+            .then(quiet, format!("{:>6} ", percent(row.share, 0)))
             .then(quiet, format!("{:>9}{:>9}", ms(row.p50), ms(row.p99)))
             .then(wrong, format!("{:>8}", percent(row.wrong, 1)))
     }
@@ -248,7 +274,7 @@ pub(super) fn welcome(places: &Places, pid: Option<u32>) -> String {
     lines.extend(places.addresses().iter().map(|(name, url)| format!("  {name:<8} {url}")));
     lines.push("Five things to do:".to_owned());
     for (n, thing) in (1..).zip(places.things(pid)) {
-        lines.push(format!("  {n} {:<9}{}   ({})", thing.what, thing.command, thing.then));
+        lines.push(format!("  {n} {:<9}{}   ({})", thing.what, thing.command, thing.more));
     }
     lines.join("\n")
 }
@@ -309,13 +335,12 @@ mod tests {
     #[test]
     fn a_small_terminal_shows_everything() {
         for columns in [60, 80, 100, 140] {
-            let text = shown(columns, if columns < 80 { 26 } else { 24 }).join("\n");
+            let text = shown(columns, 24).join("\n");
             for word in [
                 "12s of 20s",
                 "4711",
                 "b stopped",
                 "connect_refused 31/s",
-                "everything-else",
                 "CPU 8 ms/s",
                 "12.0 MiB",
                 "http://127.0.0.1:9902/metrics",
@@ -325,6 +350,10 @@ mod tests {
             ] {
                 assert!(text.contains(word), "{word} is missing at {columns}:\n{text}");
             }
+            assert!(!text.contains('…'), "cut at {columns}:\n{text}");
+            let routes = ["page", "recommendations", "checkout", "everything-else"];
+            let seen = routes.iter().filter(|route| text.contains(*route)).count();
+            assert!(seen == 4 || columns < 80, "{seen} routes at {columns}:\n{text}");
         }
     }
 
@@ -342,8 +371,10 @@ mod tests {
 
     #[test]
     fn a_wide_terminal_says_what_to_watch() {
-        assert!(shown(120, 24).join("\n").contains("x-instance changes"));
-        assert!(!shown(60, 24).join("\n").contains("again and"));
+        let has = |columns, words: &str| shown(columns, 24).join("\n").contains(words);
+        assert!(has(150, "again and again: x-instance"));
+        assert!(has(80, "x-instance changes") && !has(80, "again and again"));
+        assert!(!has(60, "x-instance"));
     }
 
     #[test]
