@@ -30,6 +30,21 @@ pub(super) struct Figures {
     pub(super) p99s: Vec<Option<f64>>,
     /// The share of calls that went wrong (0–1), second by second.
     pub(super) wrong: Vec<f64>,
+    /// Whose errors those of the last seconds were.
+    pub(super) blame: Blame,
+    /// Loads of the policy since the last look, by result; none for the load at Weir's start.
+    pub(super) policy: BTreeMap<String, f64>,
+}
+
+/// Whose errors the callers saw, as shares of all calls (0–1).
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Blame {
+    /// The shop answered with one.
+    pub(super) shop: f64,
+    /// Weir answered with one.
+    pub(super) weir: f64,
+    /// Nobody answered.
+    pub(super) silent: f64,
 }
 
 /// One line of a table.
@@ -83,8 +98,6 @@ pub(super) struct Totals {
     pub(super) made: BTreeMap<String, f64>,
     /// Attempts by outcome.
     pub(super) attempts: BTreeMap<String, f64>,
-    /// Loads of the policy by result.
-    pub(super) policy: BTreeMap<String, f64>,
     /// CPU seconds.
     pub(super) cpu: f64,
     /// The most resident memory that was seen, in bytes.
@@ -98,7 +111,6 @@ impl Totals {
             (&mut self.routes, REQUESTS, "route"),
             (&mut self.made, MADE, "reason"),
             (&mut self.attempts, ATTEMPTS, "outcome"),
-            (&mut self.policy, "weir_policy_updates_total", "result"),
         ] {
             for (key, more) in increases(&from.by(name, label, &[]), &to.by(name, label, &[])) {
                 *table.entry(key).or_insert(0.0) += more;
@@ -113,6 +125,7 @@ const REQUESTS: &str = "weir_requests_total";
 const DURATION: &str = "weir_request_duration_seconds";
 const MADE: &str = "weir_responses_made_total";
 const ATTEMPTS: &str = "weir_attempts_total";
+const POLICY: &str = "weir_policy_updates_total";
 const CPU: &str = "process_cpu_seconds_total";
 const MEMORY: &str = "process_resident_memory_bytes";
 
@@ -168,9 +181,14 @@ impl Observer {
 
     /// Adds a look and says what the last seconds looked like.
     pub(super) fn look(&mut self, at: Instant, tally: Tally, scrape: Option<Scrape>) -> &Figures {
+        self.figures.policy.clear();
         if let Some(scrape) = &scrape {
-            self.totals.add(&self.last_scrape.take().unwrap_or_default(), scrape);
-            self.last_scrape = Some(scrape.clone());
+            let last = self.last_scrape.replace(scrape.clone());
+            if let Some(last) = &last {
+                self.figures.policy =
+                    increases(&last.by(POLICY, "result", &[]), &scrape.by(POLICY, "result", &[]));
+            }
+            self.totals.add(&last.unwrap_or_default(), scrape);
         }
         self.add_point(at, &tally);
         self.looks.push_back(Look { at, tally, scrape });
@@ -200,6 +218,12 @@ impl Observer {
         let seconds = last.at.duration_since(first.at).as_secs_f64().max(0.001);
         let window = last.tally.since(&first.tally);
         (self.figures.callers, self.figures.instances) = caller_rows(&window, &self.names, seconds);
+        let of_all = |count: u64| share(as_f64(count), as_f64(window.total()));
+        self.figures.blame = Blame {
+            shop: of_all(window.shop_bad()),
+            weir: of_all(window.made_bad),
+            silent: of_all(window.silent),
+        };
         self.figures.weir = last.scrape.as_ref().map(|to| {
             let from = self.looks.iter().find_map(|look| Some((look.at, look.scrape.as_ref()?)));
             let (at, from) = from.unwrap_or((last.at, to));
@@ -238,8 +262,8 @@ fn weir_figures(from: &Scrape, to: &Scrape, seconds: f64) -> WeirFigures {
     let total = more(REQUESTS, &[]);
     let row = |name: &str, filter: &[(&str, &str)]| {
         let codes = increases(&from.by(REQUESTS, "code", filter), &to.by(REQUESTS, "code", filter));
-        let calls: f64 = codes.values().sum();
-        let wrong: f64 = codes.iter().filter(|(code, _)| code.starts_with(['4', '5'])).map(|(_, n)| n).sum();
+        let calls = sum(codes.values());
+        let wrong = sum(codes.iter().filter(|(code, _)| code.starts_with(['4', '5'])).map(|(_, n)| n));
         let durations = to.buckets(DURATION, filter).since(&from.buckets(DURATION, filter));
         Row {
             name: name.to_owned(),
@@ -270,7 +294,7 @@ fn weir_figures(from: &Scrape, to: &Scrape, seconds: f64) -> WeirFigures {
         all: row("all requests", &[]),
         routes,
         made,
-        attempts: outcomes.values().sum::<f64>() / seconds,
+        attempts: sum(outcomes.values()) / seconds,
         attempts_failed: failed_attempts(&outcomes) / seconds,
         connections: to.sum("weir_connections", &[]).unwrap_or(0.0),
         pool: to.sum("weir_pool_connections", &[]).unwrap_or(0.0),
@@ -282,11 +306,13 @@ fn weir_figures(from: &Scrape, to: &Scrape, seconds: f64) -> WeirFigures {
 
 /// The attempts that failed; one that a client abandoned is no failure.
 pub(super) fn failed_attempts(outcomes: &BTreeMap<String, f64>) -> f64 {
-    outcomes
-        .iter()
-        .filter(|(outcome, _)| !matches!(outcome.as_str(), "success" | "cancelled"))
-        .map(|(_, n)| n)
-        .sum()
+    let failed = outcomes.iter().filter(|(outcome, _)| !matches!(outcome.as_str(), "success" | "cancelled"));
+    sum(failed.map(|(_, n)| n))
+}
+
+/// A sum that is 0 for nothing; `Iterator::sum` makes that -0, which then stands on the screen.
+pub(super) fn sum<'a>(values: impl Iterator<Item = &'a f64>) -> f64 {
+    values.fold(0.0, |sum, value| sum + value)
 }
 
 /// A share of a whole, 0 when there is nothing to share.
@@ -341,6 +367,7 @@ mod tests {
         let figures = observer.look(at(11), tally(1000, 300), Some(text(2000, 300, 30, 1.3))).clone();
         assert!(near(figures.callers.rate, 500.0 / 3.0), "{:?}", figures.callers);
         assert!(near(figures.callers.wrong, 0.6));
+        assert_eq!(figures.blame, Blame { shop: 0.0, weir: 0.0, silent: 0.6 });
         assert_eq!(figures.instances.len(), 2);
         assert!(near(figures.instances[0].share, 0.4) && near(figures.instances[1].share, 0.0));
         assert_eq!(figures.wrong.last(), Some(&1.0), "the last second brought nothing but silence");
@@ -365,6 +392,24 @@ mod tests {
         let totals = observer.totals();
         assert!(near(totals.routes["page"], 250.0), "{totals:?}");
         assert!(near(totals.made["connect_refused"], 1.0) && near(totals.cpu, 1.5));
+    }
+
+    #[test]
+    fn loads_of_the_policy_are_told_but_not_the_first_of_a_process() {
+        let at = Instant::now();
+        let applied =
+            |n: u32| Some(Scrape::parse(&format!("weir_policy_updates_total{{result=\"applied\"}} {n}")));
+        let mut observer = Observer::new(vec![], at);
+        let mut loads = |scrape: Option<Scrape>, restarted: bool| {
+            if restarted {
+                observer.weir_restarted();
+            }
+            observer.look(at, Tally::default(), scrape).policy.get("applied").copied().unwrap_or(0.0)
+        };
+        let seen = [(1, false), (1, false), (2, false), (1, true), (2, false)]
+            .map(|(n, new)| loads(applied(n), new));
+        assert!(seen.iter().zip([0.0, 0.0, 1.0, 0.0, 1.0]).all(|(a, b)| near(*a, b)), "{seen:?}");
+        assert!(near(loads(None, false), 0.0));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    figures::{Figures, Row, WeirFigures},
+    figures::{Blame, Figures, Row, WeirFigures},
     places::{Places, Thing},
     text::{Line, Tone, bar, bytes, clock, ms, per_second, percent, sparkline},
 };
@@ -102,12 +102,23 @@ fn callers(table: &Table, scene: &Scene<'_>, figures: &Figures) -> Vec<Line> {
 }
 
 fn history(figures: &Figures, columns: usize) -> Vec<Line> {
-    let width = columns.saturating_sub(TITLE + 1).min(60);
+    const NOTE: usize = 41;
+    let room = columns.saturating_sub(TITLE + 1);
+    let wide = columns >= 80;
+    let width = if wide { room.saturating_sub(NOTE).min(60) } else { room };
+    let line = |title: &str, tone: Tone, values: &[f64], top: Option<f64>, note: String| {
+        let line = Line::default().then(Tone::Dim, format!(" {title:<TITLE$}"));
+        let line = line.then(tone, sparkline(values, width, top));
+        if wide { line.then(Tone::Dim, format!("  {note}")) } else { line }
+    };
     let slow: Vec<f64> = figures.p99s.iter().map(|p99| p99.unwrap_or(0.0)).collect();
-    let title = |text: &str| Line::default().then(Tone::Dim, format!(" {text:<TITLE$}"));
+    let slowest = slow.iter().rev().take(width).copied().fold(0.0, f64::max);
+    let of = |who: &str, share: f64| format!("{who} {}", percent(share, 1));
+    let Blame { shop, weir, silent } = figures.blame;
+    let blame = [of("shop", shop), of("Weir", weir), of("silent", silent)].join(", ");
     vec![
-        title("p99, by second").then(Tone::Calm, sparkline(&slow, width, None)),
-        title("errors").then(Tone::Bad, sparkline(&figures.wrong, width, Some(1.0))),
+        line("p99, by second", Tone::Calm, &slow, None, format!("up to {}", ms(Some(slowest)))),
+        line("errors", Tone::Bad, &figures.wrong, Some(1.0), blame),
     ]
 }
 
@@ -309,6 +320,8 @@ mod tests {
             }),
             p99s: vec![Some(0.08); 30],
             wrong: vec![0.01; 30],
+            blame: Blame { shop: 0.013, weir: 0.24, silent: 0.0 },
+            policy: std::collections::BTreeMap::new(),
         }
     }
 
@@ -362,7 +375,8 @@ mod tests {
         let lines = shown(80, 40);
         let head = lines.iter().find(|line| line.contains("Callers see")).unwrap();
         let width = head.chars().count();
-        let rows: Vec<_> = lines.iter().filter(|line| line.ends_with(" %")).collect();
+        let rows: Vec<_> =
+            lines.iter().filter(|line| line.ends_with(" %") && line.contains(" ms ")).collect();
         assert_eq!(rows.len(), 9);
         for row in rows {
             assert_eq!(row.chars().count(), width, "{row}");
@@ -372,6 +386,7 @@ mod tests {
     #[test]
     fn a_wide_terminal_says_what_to_watch() {
         let has = |columns, words: &str| shown(columns, 24).join("\n").contains(words);
+        assert!(has(80, "shop 1.3 %, Weir 24.0 %, silent 0.0 %") && has(80, "up to 80 ms"));
         assert!(has(150, "again and again: x-instance"));
         assert!(has(80, "x-instance changes") && !has(80, "again and again"));
         assert!(!has(60, "x-instance"));

@@ -1,6 +1,7 @@
 //! The demo while it runs: looks at both sides, shows what it sees, and brings Weir back when it leaves.
 
 use std::{
+    collections::BTreeMap,
     io::{self, Write},
     process::ExitStatus,
     sync::Arc,
@@ -15,7 +16,7 @@ use tokio::{
 
 use super::{
     Args, Signals,
-    figures::{Observer, Totals},
+    figures::Observer,
     load::{self, Callers},
     places::Places,
     scrape::Scrape,
@@ -117,10 +118,14 @@ impl Show {
     async fn bring_up(&mut self) -> Result<(), ()> {
         let next = match std::mem::replace(&mut self.state, State::Away(Instant::now())) {
             State::Away(again) if Instant::now() >= again => Weir::start(&self.places).map(State::Starting),
-            State::Starting(mut weir) => weir
-                .is_ready(&self.places)
-                .await
-                .map(|ready| if ready { State::Up(weir) } else { State::Starting(weir) }),
+            State::Starting(mut weir) => weir.is_ready(&self.places).await.map(|ready| {
+                if ready {
+                    self.notice = Some((format!("Weir is back, as pid {}", weir.pid()), Instant::now()));
+                    State::Up(weir)
+                } else {
+                    State::Starting(weir)
+                }
+            }),
             as_it_is => Ok(as_it_is),
         };
         match next {
@@ -160,10 +165,8 @@ impl Show {
             State::Away(_) | State::Starting(_) => None,
         };
         let scrape = scrape.filter(|(status, _)| status.is_success()).map(|(_, text)| Scrape::parse(&text));
-        let before = self.observer.totals().clone();
-        let tally = self.callers.tally();
-        self.observer.look(Instant::now(), tally, scrape);
-        if let Some(notice) = loaded(&before, self.observer.totals()) {
+        let figures = self.observer.look(Instant::now(), self.callers.tally(), scrape);
+        if let Some(notice) = loaded(&figures.policy) {
             self.notice = Some((notice.to_owned(), Instant::now()));
         }
     }
@@ -277,17 +280,12 @@ fn ended(status: ExitStatus) -> String {
     status.code().map_or_else(|| status.to_string(), |code| format!("exit code {code}"))
 }
 
-/// Whether a changed file was taken or refused between two looks; not for the first load of all.
-fn loaded(before: &Totals, after: &Totals) -> Option<&'static str> {
-    let more = |result: &str| {
-        let of = |totals: &Totals| totals.policy.get(result).copied().unwrap_or(0.0);
-        of(after) > of(before)
-    };
-    if before.routes.is_empty() {
-        None
-    } else if more("refused") {
+/// Whether a changed file was taken or refused since the last look.
+fn loaded(policy: &BTreeMap<String, f64>) -> Option<&'static str> {
+    let some = |result: &str| policy.get(result).is_some_and(|more| *more > 0.0);
+    if some("refused") {
         Some("weir.yaml is refused, the old one stays: see weir.log")
-    } else if more("applied") {
+    } else if some("applied") {
         Some("weir.yaml was loaded")
     } else {
         None
@@ -307,16 +305,14 @@ mod tests {
     use super::{super::toys::Character, *};
 
     #[test]
-    fn a_changed_file_is_told_of_and_the_first_load_is_not() {
-        let totals = |requests: f64, applied: f64, refused: f64| Totals {
-            routes: if requests > 0.0 { [("page".to_owned(), requests)].into() } else { [].into() },
-            policy: [("applied".to_owned(), applied), ("refused".to_owned(), refused)].into(),
-            ..Totals::default()
+    fn a_changed_file_is_told_of() {
+        let policy = |applied: f64, refused: f64| {
+            [("applied".to_owned(), applied), ("refused".to_owned(), refused), ("unchanged".to_owned(), 1.0)]
+                .into()
         };
-        assert_eq!(loaded(&Totals::default(), &totals(5.0, 1.0, 0.0)), None);
-        assert_eq!(loaded(&totals(5.0, 1.0, 0.0), &totals(9.0, 1.0, 0.0)), None);
-        assert_eq!(loaded(&totals(5.0, 1.0, 0.0), &totals(9.0, 2.0, 0.0)), Some("weir.yaml was loaded"));
-        assert!(loaded(&totals(5.0, 2.0, 0.0), &totals(9.0, 2.0, 1.0)).unwrap().contains("refused"));
+        assert_eq!(loaded(&policy(0.0, 0.0)), None);
+        assert_eq!(loaded(&policy(1.0, 0.0)), Some("weir.yaml was loaded"));
+        assert!(loaded(&policy(1.0, 1.0)).unwrap().contains("refused"));
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use super::{
-    figures::{Totals, failed_attempts, share},
+    figures::{Totals, failed_attempts, share, sum},
     tally::{Tally, as_f64},
     text::{bytes, clock, ms, percent},
 };
@@ -82,8 +82,8 @@ impl Summary<'_> {
             format!("{name} {} (errors {errors})", percent(share(as_f64(seen.total()), total), 0))
         });
         writeln!(text, "  shop     {}", listed(shares))?;
-        let requests: f64 = totals.routes.values().sum();
-        let attempts: f64 = totals.attempts.values().sum();
+        let requests = sum(totals.routes.values());
+        let attempts = sum(totals.attempts.values());
         writeln!(
             text,
             "  Weir     {requests:.0} requests ({}), {attempts:.0} attempts of which {:.0} failed",
@@ -157,6 +157,15 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_zero_and_not_minus_zero() {
+        let text = summary(Ending::Lost, &Tally::default(), &Totals::default(), None).text();
+        assert!(
+            text.contains("0 requests (nothing), 0 attempts of which 0 failed") && !text.contains("-0"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn the_last_words_say_what_happened() {
         let tally = tally(90, 10);
         let totals = Totals {
@@ -165,7 +174,6 @@ mod tests {
             attempts: [("success".into(), 90.0), ("connect_error".into(), 10.0)].into(),
             cpu: 0.005,
             memory: 1024.0 * 1024.0 * 12.5,
-            ..Totals::default()
         };
         let text = summary(Ending::Time, &tally, &totals, Some(true)).text();
         for words in [
