@@ -283,6 +283,7 @@ pub(super) fn welcome(places: &Places, pid: Option<u32>) -> String {
     let mut lines =
         vec!["Weir demo: three toy instances of a shop, Weir before them, a steady load.".to_owned()];
     lines.extend(places.addresses().iter().map(|(name, url)| format!("  {name:<8} {url}")));
+    lines.push(format!("  {:<8} {}", "log", places.log().display()));
     lines.push("Five things to do:".to_owned());
     for (n, thing) in (1..).zip(places.things(pid)) {
         lines.push(format!("  {n} {:<9}{}   ({})", thing.what, thing.command, thing.more));
@@ -419,7 +420,7 @@ mod tests {
         ] {
             assert!(line.contains(word), "{word} is missing: {line}");
         }
-        assert_eq!(welcome(&places, Some(1)).lines().count(), 11);
+        assert_eq!(welcome(&places, Some(1)).lines().count(), 12);
     }
 
     proptest! {
