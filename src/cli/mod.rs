@@ -1,6 +1,7 @@
 //! The command line: one file per command, each a client of the parts of the library.
 
 pub mod check;
+pub mod demo;
 pub mod schema;
 pub mod source;
 
