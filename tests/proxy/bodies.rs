@@ -1,0 +1,347 @@
+//! Bodies, streams, trailers, interim answers and upgrades pass as they are.
+
+use std::{
+    io::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use hyper::{HeaderMap, Version};
+
+use crate::support::{
+    PATIENCE,
+    client::{Client, empty, fed, full},
+    origin::{self, Origin},
+    raw::Raw,
+    raw_origin::RawOrigin,
+    wait_for, wait_until,
+    weir::{File, Weir},
+};
+
+/// The four ways through: the client's version and the upstream's `protocol`.
+fn each_way(origin: &Origin, mut check: impl FnMut(&str, Client, &Weir)) {
+    for protocol in ["http1", "http2"] {
+        let weir = File::to(&[origin.address]).upstream(&format!("protocol: {protocol}")).start();
+        check(&format!("http1 to {protocol}"), Client::http1(weir.at("inbound")), &weir);
+        check(&format!("http2 to {protocol}"), Client::http2(weir.at("inbound")), &weir);
+    }
+}
+
+#[test]
+fn every_piece_passes_both_ways_as_it_comes() {
+    let origin = Origin::echo();
+    each_way(&origin, |way, client, _| {
+        let (feed, body) = fed();
+        feed.data("piece 0");
+        let mut answer = client.open(client.to("a.test", "POST", "/", &[], body)).unwrap();
+        assert_eq!(answer.next_text(), "piece 0", "{way}");
+        for number in 1..20 {
+            let piece = format!("piece {number}");
+            feed.data(piece.clone());
+            assert_eq!(answer.next_text(), piece, "{way}");
+        }
+        drop(feed);
+        assert!(answer.next().is_none(), "{way}: the body ends with the request's");
+    });
+}
+
+#[test]
+fn a_megabyte_comes_back_unchanged() {
+    let origin = Origin::echo();
+    let body: Vec<u8> = (0..1_500_000_u32).map(|n| (n % 251) as u8).collect();
+    each_way(&origin, |way, client, _| {
+        let answer = client.send(client.to("a.test", "POST", "/", &[], full(body.clone())));
+        assert!(answer.body == body, "{way}: {} bytes", answer.body.len());
+    });
+}
+
+#[test]
+fn lengths_are_kept_where_they_are_known() {
+    let origin =
+        Origin::start(|request| async move { Ok(origin::answer(200, format!("{:?}", request.headers()))) });
+    each_way(&origin, |way, client, _| {
+        let answer = client.send(client.to("a.test", "POST", "/", &[], full("12345")));
+        assert_eq!(origin.last().header("content-length"), "5", "{way}");
+        assert_eq!(origin.last().header("transfer-encoding"), "", "{way}");
+        assert_eq!(answer.header("content-length"), answer.body.len().to_string(), "{way}");
+        client.get("a.test", "/");
+        assert_eq!(origin.last().header("transfer-encoding"), "", "{way}: a GET without a body stays one");
+    });
+}
+
+#[test]
+fn trailers_pass_both_ways() {
+    let origin = Origin::echo();
+    each_way(&origin, |way, client, _| {
+        let (feed, body) = fed();
+        feed.data("body");
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", "4".parse().unwrap());
+        feed.trailers(trailers);
+        drop(feed);
+        let headers = [("te", "trailers"), ("trailer", "x-sum")];
+        let answer =
+            client.open(client.to("a.test", "POST", "/", &headers, body)).unwrap().collect().unwrap();
+        assert_eq!(answer.text(), "body", "{way}");
+        assert_eq!(origin.last().header("te"), "trailers", "{way}");
+        // The echo announces no `Trailer`, which hyper's HTTP/1.1 server needs to send them: HTTP/2 behind is enough.
+        if origin.last().version == Version::HTTP_2 {
+            assert_eq!(answer.trailers.get("x-sum").map(|v| v.to_str().unwrap()), Some("4"), "{way}");
+        }
+    });
+    let origin = Origin::start(|_| async { Ok(origin::with_trailers(200, "body", &[("x-sum", "4")])) });
+    each_way(&origin, |way, client, _| {
+        let answer = client.send(client.to("a.test", "GET", "/", &[("te", "trailers")], empty()));
+        assert_eq!(answer.trailers.get("x-sum").map(|v| v.to_str().unwrap()), Some("4"), "{way}");
+    });
+}
+
+#[test]
+fn head_204_and_304_have_no_body_and_keep_their_headers() {
+    let origin = RawOrigin::start(|connection| {
+        while let Some(request) = connection.request() {
+            let answer = match request.start.split(' ').nth(1) {
+                Some("/204") => "HTTP/1.1 204 No Content\r\nx-a: 1\r\n\r\n",
+                Some("/304") => "HTTP/1.1 304 Not Modified\r\ncontent-length: 99\r\nx-a: 1\r\n\r\n",
+                _ => "HTTP/1.1 200 OK\r\ncontent-length: 1234567\r\nx-a: 1\r\n\r\n",
+            };
+            connection.raw.send(answer);
+        }
+    });
+    let weir = File::to(&[origin.address]).start();
+    for client in [Client::http1(weir.at("inbound")), Client::http2(weir.at("inbound"))] {
+        let head = client.send(client.to("a.test", "HEAD", "/", &[], empty()));
+        assert_eq!((head.status, head.header("content-length"), head.header("x-a")), (200, "1234567", "1"));
+        for status in [204, 304] {
+            let answer = client.get("a.test", &format!("/{status}"));
+            assert_eq!((answer.status, answer.body.len(), answer.header("x-a")), (status, 0, "1"));
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_ends_with_its_connection_passes() {
+    let origin = RawOrigin::start(|connection| {
+        connection.request();
+        connection.raw.send("HTTP/1.1 200 OK\r\n\r\nuntil the end");
+    });
+    let weir = File::to(&[origin.address]).start();
+    let mut raw = Raw::connect(weir.at("inbound"));
+    assert_eq!(raw.get("a.test", "/").text(), "until the end");
+    assert_eq!(raw.get("a.test", "/").text(), "until the end", "the client's connection lives on");
+    let client = Client::http2(weir.at("inbound"));
+    assert_eq!(client.get("a.test", "/").text(), "until the end");
+}
+
+#[test]
+fn a_client_of_http10_gets_an_answer_it_understands() {
+    let origin = Origin::start(|_| async {
+        let (feed, body) = fed();
+        feed.data("of unknown length");
+        Ok(origin::answer_with(200, &[], body))
+    });
+    let weir = File::to(&[origin.address]).start();
+    let mut raw = Raw::connect(weir.at("inbound"));
+    let answer = raw.send("GET / HTTP/1.0\r\nhost: a.test\r\n\r\n").answer();
+    assert_eq!((answer.text().as_str(), answer.header("transfer-encoding")), ("of unknown length", None));
+}
+
+#[test]
+fn an_answer_broken_off_never_looks_complete() {
+    let origin = Origin::start(|_| async { Ok(origin::broken_off("half")) });
+    each_way(&origin, |way, client, _| {
+        let answer = client.open(client.to("a.test", "GET", "/", &[], empty())).unwrap();
+        assert!(answer.collect().is_err(), "{way}");
+    });
+}
+
+#[test]
+fn a_request_broken_off_never_looks_complete() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let origin = RawOrigin::start(move |connection| tell.send(connection.request().is_some()).unwrap());
+    let weir = File::to(&[origin.address]).start();
+    let mut raw = Raw::connect(weir.at("inbound"));
+    raw.send("POST / HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n");
+    wait_until("the origin to have a connection", || origin.connections() == 1);
+    raw.reset();
+    let looked_complete = told.recv_timeout(PATIENCE).expect("the origin's connection to end");
+    assert!(!looked_complete, "the origin read a complete request");
+}
+
+#[test]
+fn one_hundred_continue_passes_end_to_end() {
+    let origin = RawOrigin::start(|connection| {
+        let head = connection.head().unwrap();
+        assert_eq!(head.header("expect").as_deref(), Some("100-continue"));
+        connection.raw.send("HTTP/1.1 100 Continue\r\n\r\n");
+        let body = connection.raw.body_of(head, false).unwrap().text();
+        connection.raw.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()));
+    });
+    let weir = File::to(&[origin.address]).start();
+    let mut raw = Raw::connect(weir.at("inbound"));
+    raw.send("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 4\r\nexpect: 100-continue\r\n\r\n");
+    assert_eq!(raw.head().unwrap().status(), 100);
+    assert_eq!(raw.send("body").answer().text(), "body");
+}
+
+#[test]
+fn an_expectation_that_the_origin_refuses_costs_no_body() {
+    let origin = RawOrigin::start(|connection| {
+        connection.head();
+        connection.raw.send("HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\nno");
+        connection.raw.rest();
+    });
+    let weir = File::to(&[origin.address]).start();
+    let mut raw = Raw::connect(weir.at("inbound"));
+    raw.send("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 1000000\r\nexpect: 100-continue\r\n\r\n");
+    let answer = raw.answer();
+    assert_eq!((answer.status(), answer.text().as_str()), (401, "no"));
+}
+
+#[test]
+fn early_hints_pass() {
+    let origin = RawOrigin::answering(
+        "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n\
+         HTTP/1.1 103 Early Hints\r\nlink: </b.css>; rel=preload\r\n\r\n\
+         HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+    );
+    let weir = File::to(&[origin.address]).start();
+    let mut raw = Raw::connect(weir.at("inbound"));
+    raw.send("GET / HTTP/1.1\r\nhost: a.test\r\n\r\n");
+    for wanted in ["/a.css", "/b.css"] {
+        let hint = raw.head().unwrap();
+        assert_eq!(hint.status(), 103);
+        assert!(hint.header("link").unwrap().contains(wanted));
+    }
+    assert_eq!(raw.answer().text(), "ok");
+}
+
+#[test]
+fn an_answer_may_come_before_the_request_is_over() {
+    let origin = Origin::start(|_| async { Ok(origin::answer(413, "too much")) });
+    each_way(&origin, |way, client, _| {
+        let (feed, body) = fed();
+        feed.data(vec![b'x'; 10_000]);
+        let answer = client.open(client.to("a.test", "POST", "/", &[], body)).unwrap().collect().unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (413, "too much"), "{way}");
+        drop(feed);
+    });
+}
+
+#[test]
+fn a_slow_reader_holds_the_origin_back() {
+    let written = Arc::new(AtomicUsize::new(0));
+    let count = written.clone();
+    let origin = RawOrigin::start(move |connection| {
+        connection.request();
+        connection.raw.send("HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n");
+        let part = vec![b'x'; 64 * 1024];
+        while connection.raw.stream().write_all(&part).is_ok() {
+            count.fetch_add(part.len(), Ordering::SeqCst);
+        }
+    });
+    let weir = File::to(&[origin.address]).start();
+    let mut raw = Raw::connect(weir.at("inbound"));
+    raw.send("GET / HTTP/1.1\r\nhost: a.test\r\n\r\n").head().unwrap();
+    let mut last = (0, Instant::now());
+    let stalled_at = wait_for("the origin to be held back", || {
+        let now = written.load(Ordering::SeqCst);
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        (now > 0 && last.1.elapsed() > Duration::from_millis(500)).then_some(now)
+    });
+    assert!(
+        stalled_at < 32 << 20,
+        "{stalled_at} bytes were taken from the origin although nobody reads them"
+    );
+}
+
+#[test]
+fn a_slow_origin_holds_the_client_back() {
+    let deaf = RawOrigin::start(|connection| {
+        connection.head();
+        std::thread::park(); // reads nothing more
+    });
+    let weir = File::to(&[deaf.address]).start();
+    let mut raw = Raw::connect(weir.at("inbound"));
+    raw.send("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 1000000000\r\n\r\n");
+    raw.stream().set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    let part = vec![b'x'; 64 * 1024];
+    let mut taken = 0;
+    while taken < 64 << 20 && raw.try_send(&part).is_ok() {
+        taken += part.len();
+    }
+    assert!(taken < 32 << 20, "{taken} bytes were taken from the client although nobody reads them");
+}
+
+#[test]
+fn a_client_that_goes_away_ends_the_work_behind() {
+    let origin = Origin::silent();
+    each_way(&origin, |way, client, weir| {
+        let before = origin.requests();
+        let waiting = client.start(client.to("a.test", "GET", "/", &[], empty()));
+        origin.wait_for_requests(before + 1);
+        waiting.abort();
+        drop(client); // HTTP/1.1 has no other way to say it
+        wait_until(&format!("{way}: the origin to be told"), || origin.running() == 0);
+        weir.wait_metric("weir_requests_in_flight", &[], 0.0);
+    });
+}
+
+#[test]
+fn any_upgrade_passes_with_half_closes() {
+    let origin = RawOrigin::start(|connection| {
+        let head = connection.head().unwrap();
+        assert_eq!(head.header("upgrade").as_deref(), Some("chess/2"));
+        assert!(head.header("connection").unwrap().eq_ignore_ascii_case("upgrade"));
+        connection
+            .raw
+            .send("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: chess/2\r\n\r\ne4");
+        let words = connection.raw.rest();
+        connection.raw.send(format!("you said {}", String::from_utf8(words).unwrap()));
+    });
+    let weir = File::to(&[origin.address]).start();
+    let mut raw = Raw::connect(weir.at("inbound"));
+    raw.send("GET / HTTP/1.1\r\nhost: a.test\r\nconnection: Upgrade\r\nupgrade: chess/2\r\n\r\n");
+    let head = raw.head().unwrap();
+    assert_eq!((head.status(), head.header("upgrade").as_deref()), (101, Some("chess/2")));
+    assert_eq!(raw.exactly(2).unwrap(), b"e4");
+    raw.send("e5 and ").send("resigns").finish_sending();
+    assert_eq!(raw.rest(), b"you said e5 and resigns");
+    weir.wait_metric("weir_requests_in_flight", &[], 0.0);
+}
+
+#[test]
+fn an_upgrade_that_the_origin_declines_is_a_plain_answer() {
+    let origin = Origin::answering(200, "no upgrade here");
+    let weir = File::to(&[origin.address]).start();
+    let mut raw = Raw::connect(weir.at("inbound"));
+    raw.send("GET / HTTP/1.1\r\nhost: a.test\r\nconnection: upgrade\r\nupgrade: chess/2\r\n\r\n");
+    assert_eq!(raw.answer().text(), "no upgrade here");
+    assert_eq!(raw.get("a.test", "/").status(), 200, "the connection lives on");
+}
+
+#[test]
+fn many_streams_share_one_connection_without_waiting_for_each_other() {
+    let origin = Origin::start(|request| async move {
+        if request.uri().path() == "/never" {
+            std::future::pending().await
+        } else {
+            Ok(origin::answer(200, "quick"))
+        }
+    });
+    let weir = File::to(&[origin.address]).start();
+    let client = Client::http2(weir.at("inbound"));
+    let stuck: Vec<_> =
+        (0..20).map(|_| client.start(client.to("a.test", "GET", "/never", &[], empty()))).collect();
+    origin.wait_for_requests(20);
+    assert_eq!(client.get("a.test", "/").text(), "quick");
+    for waiting in stuck {
+        waiting.abort();
+    }
+    wait_until("the origin to be told", || origin.running() == 0);
+}
