@@ -67,36 +67,52 @@ impl Problem {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Faults {
     list: Vec<Fault>,
+    errors: usize,
+    warnings: usize,
 }
 
 impl Faults {
-    /// The most faults that are kept; a file with more has one cause, and the rest is noise.
+    /// The most faults of each severity that are kept; a file with more has one cause, and the rest is noise.
     pub const MOST: usize = 200;
 
-    /// Adds one, unless there are too many already.
+    /// Adds one, unless there are too many of its severity already.
     pub fn push(&mut self, fault: Fault) {
-        match self.list.len() {
-            n if n < Self::MOST => self.list.push(fault),
-            Self::MOST => self.list.push(Fault {
-                severity: Severity::Error,
+        let count = match fault.severity {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        };
+        *count = count.saturating_add(1);
+        if *count <= Self::MOST {
+            self.list.push(fault);
+        } else if *count == Self::MOST + 1 {
+            let message =
+                format!("more than {} {}s; the rest is not shown", Self::MOST, fault.severity.as_str());
+            self.list.push(Fault {
                 code: Code::TooManyFaults,
                 path: String::new(),
-                origin: fault.origin,
-                message: format!("more than {} faults; the rest is not shown", Self::MOST),
+                message,
                 help: None,
-            }),
-            _ => {}
+                ..fault
+            });
         }
+    }
+
+    /// Whether further errors will not be shown, so that their details need no effort.
+    pub(super) fn is_full(&self) -> bool {
+        self.errors > Self::MOST
     }
 
     /// Whether the file must be refused.
     pub fn any_error(&self) -> bool {
-        self.list.iter().any(|fault| fault.severity == Severity::Error)
+        self.errors > 0
     }
 
-    /// How many there are of this severity.
+    /// How many there are of this severity, with those that are not kept.
     pub fn count(&self, severity: Severity) -> usize {
-        self.list.iter().filter(|fault| fault.severity == severity).count()
+        match severity {
+            Severity::Error => self.errors,
+            Severity::Warning => self.warnings,
+        }
     }
 
     /// Whether there are none, not even warnings.
@@ -192,6 +208,23 @@ mod tests {
         }
         assert_eq!(faults.iter().count(), Faults::MOST + 1);
         assert_eq!(faults.iter().last().unwrap().code, Code::TooManyFaults);
+        assert_eq!(faults.count(Severity::Error), 1000);
+    }
+
+    #[test]
+    fn no_number_of_warnings_is_an_error() {
+        let mut faults = Faults::default();
+        for _ in 0..1000 {
+            faults.push(Fault {
+                severity: Severity::Warning,
+                code: Code::Unused,
+                path: String::new(),
+                origin: Origin::default(),
+                message: String::new(),
+                help: None,
+            });
+        }
+        assert!(!faults.any_error());
     }
 
     #[test]

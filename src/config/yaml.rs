@@ -248,7 +248,11 @@ impl Builder<'_> {
             Ok(text) => text,
             Err(error) => {
                 let (at, length) = error.at;
-                let origin = self.inside(origin, written.get(at..at + length).unwrap_or_default());
+                let origin = if self.faults.is_full() {
+                    origin
+                } else {
+                    self.inside(origin, written.get(at..at + length).unwrap_or_default())
+                };
                 self.push(error.problem.code, origin, error.problem.message, error.problem.help);
                 return Node::new(Value::Invalid, origin);
             }

@@ -20,7 +20,7 @@ use crate::config::{
 pub(super) fn listeners(file: &FileWire, env: &Env<'_>, cx: &mut Cx<'_>) -> BTreeMap<Name, Listener> {
     let Some(table) = &file.listeners else { return BTreeMap::new() };
     cx.at("listeners", table.origin, |cx| {
-        if table.value.0.is_empty() {
+        if table.value.1 == 0 {
             let problem = Problem::new(Code::TooFew, "there is no listener")
                 .help("for instance `inbound: { listen: 0.0.0.0:8080 }`");
             cx.problem(problem, table.origin);

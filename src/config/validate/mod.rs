@@ -4,7 +4,11 @@ mod listeners;
 mod routes;
 mod upstreams;
 
-use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroUsize,
+    sync::Arc,
+};
 
 use super::{
     Bootstrap, Name, Policy,
@@ -86,12 +90,12 @@ pub(super) fn policy(file: &FileWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Policy 
             upstreams::upstreams(&wire.upstreams.value, env, cx)
         });
         let known = routes::Known {
-            listeners: file.listeners.as_ref().map(|listeners| &listeners.value),
-            upstreams: &wire.upstreams.value,
+            listeners: file.listeners.as_ref().map(|listeners| names(&listeners.value)),
+            upstreams: names(&wire.upstreams.value),
         };
         let routes = cx.at("routes", wire.routes.origin, |cx| routes::routes(&wire.routes.value, &known, cx));
         routes::unused(&wire.upstreams.value, &wire.routes.value, cx);
-        if wire.routes.value.0.is_empty() {
+        if wire.routes.value.1 == 0 {
             let problem = Problem::new(Code::NoRoutes, "there is no route: every request will get 404")
                 .help("add one under `policy.routes`");
             cx.warn(problem, wire.routes.origin);
@@ -123,21 +127,21 @@ fn probe(name: &str, path: &Spanned<FilePath>, kind: PemKind, env: &Env<'_>, cx:
     }
 }
 
+/// The names in a table, with those whose value is faulty.
+fn names<W>(table: &Named<W>) -> BTreeSet<&Name> {
+    table.0.iter().map(|(name, _)| &name.value).collect()
+}
+
 /// Reports a reference to something that is not there.
-fn unknown<'k>(
-    code: Code,
-    what: &str,
-    name: &Spanned<Name>,
-    known: &(impl Iterator<Item = &'k Name> + Clone),
-    cx: &mut Cx<'_>,
-) {
-    if known.clone().any(|candidate| *candidate == name.value) {
+fn unknown(code: Code, what: &str, name: &Spanned<Name>, known: &BTreeSet<&Name>, cx: &mut Cx<'_>) {
+    if known.contains(&name.value) {
         return;
     }
-    let guess = nearest(name.value.as_str(), known.clone().map(Name::as_str));
-    let help = match guess {
+    let words = || known.iter().map(|name| name.as_str());
+    // Among thousands of names the nearest is chance, and looking for it takes long.
+    let help = match nearest(name.value.as_str(), words().take(1000)) {
         Some(guess) => format!("did you mean `{guess}`?"),
-        None => match super::fault::listed(known.clone().map(Name::as_str).take(10)) {
+        None => match super::fault::listed(words().take(10)) {
             names if names.is_empty() => format!("there is no {what} at all"),
             names => format!("there is {names}"),
         },

@@ -1,7 +1,7 @@
 //! Routes.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -15,16 +15,16 @@ use crate::config::{
     policy::{HeaderEdits, Match, PathPattern, Rewrite, Route, Target},
     wire::{
         Cx, List, Many, Spanned, Table,
-        file::{EditsWire, ListenerWire, MatchWire, Named, PartWire, RouteWire, UpstreamWire},
+        file::{EditsWire, MatchWire, Named, PartWire, RouteWire, UpstreamWire},
     },
 };
 
 /// What a route may refer to.
 pub(super) struct Known<'a> {
     /// The listeners; `None` when there is no such block, which is a fault of its own.
-    pub(super) listeners: Option<&'a Named<ListenerWire>>,
+    pub(super) listeners: Option<BTreeSet<&'a Name>>,
     /// The upstreams.
-    pub(super) upstreams: &'a Named<UpstreamWire>,
+    pub(super) upstreams: BTreeSet<&'a Name>,
 }
 
 /// The routes, by name.
@@ -71,9 +71,8 @@ fn listener(wire: &RouteWire, known: &Known<'_>, cx: &mut Cx<'_>) -> Option<Name
         cx.problem(Problem::new(Code::Conflict, message).help("write it once"), top.origin);
     }
     let given = top.or(inner)?;
-    if let Some(listeners) = known.listeners {
-        let names = listeners.0.iter().map(|(name, _)| &name.value);
-        cx.at("listener", given.origin, |cx| unknown(Code::UnknownListener, "listener", given, &names, cx));
+    if let Some(names) = &known.listeners {
+        cx.at("listener", given.origin, |cx| unknown(Code::UnknownListener, "listener", given, names, cx));
     }
     Some(given.value.clone())
 }
@@ -117,7 +116,6 @@ fn pairs<K: Clone, V: Clone>(table: &Table<K, V>) -> Vec<(K, V)> {
 
 /// Where a route sends its requests: exactly one of the alternatives.
 fn target(wire: &RouteWire, known: &Known<'_>, cx: &mut Cx<'_>) -> Option<Target> {
-    let names = known.upstreams.0.iter().map(|(name, _)| &name.value);
     if let (Some(key), None) = (&wire.key, &wire.split) {
         let problem = Problem::new(Code::Incomplete, "`key` without a `split`")
             .help("a key makes a split sticky; without one it has no meaning");
@@ -141,22 +139,18 @@ fn target(wire: &RouteWire, known: &Known<'_>, cx: &mut Cx<'_>) -> Option<Target
         }
         (Some(upstream), None) => {
             cx.at("upstream", upstream.origin, |cx| {
-                unknown(Code::UnknownUpstream, "upstream", upstream, &names, cx);
+                unknown(Code::UnknownUpstream, "upstream", upstream, &known.upstreams, cx);
             });
             Some(Target::Upstream(upstream.value.clone()))
         }
         (None, Some(split)) => {
-            let parts = cx.at("split", split.origin, |cx| parts(split, &names, cx));
+            let parts = cx.at("split", split.origin, |cx| parts(split, &known.upstreams, cx));
             Some(Target::Split { key: plain(wire.key.as_ref()), parts })
         }
     }
 }
 
-fn parts<'k>(
-    split: &Spanned<List<PartWire, 1>>,
-    names: &(impl Iterator<Item = &'k Name> + Clone),
-    cx: &mut Cx<'_>,
-) -> Vec<(Name, u32)> {
+fn parts(split: &Spanned<List<PartWire, 1>>, names: &BTreeSet<&Name>, cx: &mut Cx<'_>) -> Vec<(Name, u32)> {
     let mut seen = HashSet::new();
     let mut out = Vec::new();
     for (index, part) in split.value.0.iter().enumerate() {
@@ -241,14 +235,14 @@ fn forbidden(name: &HeaderName) -> Option<&'static str> {
 
 /// Warns of routes that match exactly what an earlier one matches.
 fn shadowed(table: &Named<RouteWire>, routes: &BTreeMap<Name, Arc<Route>>, cx: &mut Cx<'_>) {
+    let origins: HashMap<_, _> = table.0.iter().map(|(name, _)| (&name.value, name.origin)).collect();
     let mut first = HashMap::new();
     for (name, route) in routes {
         let Some(earlier) = first.insert(canonical(&route.matches), name) else { continue };
-        let origin = table.0.iter().find(|(key, _)| key.value == *name).map(|(key, _)| key.origin);
         let message =
             format!("this route never matches: `{earlier}` matches the same and comes first by name");
         let problem = Problem::new(Code::Shadowed, message).help("make one of them more specific");
-        let origin = origin.unwrap_or_else(|| cx.here());
+        let origin = origins.get(name).copied().unwrap_or_else(|| cx.here());
         cx.at(name.as_str(), origin, |cx| cx.warn(problem, origin));
         first.insert(canonical(&route.matches), earlier);
     }
@@ -275,8 +269,8 @@ pub(super) fn unused(upstreams: &Named<UpstreamWire>, routes: &Named<RouteWire>,
         let parts = route.value.split.iter().flat_map(|split| &split.value.0);
         used.extend(parts.filter_map(|part| part.value.upstream.as_ref()).map(|upstream| &upstream.value));
     }
-    // A route that could not be read may use any of them.
-    if routes.0.iter().any(|(_, route)| route.is_none()) {
+    // A route that could not be read may use any of them; and where there is none at all, that is the warning.
+    if routes.0.len() < routes.1 || routes.0.iter().any(|(_, route)| route.is_none()) || routes.1 == 0 {
         return;
     }
     for (name, _) in upstreams.0.iter().filter(|(name, _)| !used.contains(&name.value)) {

@@ -68,7 +68,7 @@ impl<'a> Cx<'a> {
             )
             .help("take it out, or use a version of Weir that has it")
         } else {
-            let known = listed(fields.iter().copied());
+            let known = listed(fields.iter().copied()).replace(" or ", " and ");
             let guess = nearest(key, fields.iter().copied());
             let guess = guess.map(|field| format!("did you mean `{field}`? ")).unwrap_or_default();
             Problem::new(Code::UnknownField, format!("there is no field `{}` here", shown(key)))

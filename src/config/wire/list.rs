@@ -70,13 +70,18 @@ fn entries<T: Wire>(items: &[Node], cx: &mut Cx<'_>) -> Vec<Spanned<T>> {
 }
 
 /// A map whose keys are free within what `K` takes. An entry whose value is faulty keeps its key, so that
-/// references to it are not reported as well.
+/// references to it are not reported as well; one whose key is faulty is only counted.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Table<K, V>(pub(crate) Vec<(Spanned<K>, Option<Spanned<V>>)>);
+pub(crate) struct Table<K, V>(
+    /// The entries, in the order of the text.
+    pub(crate) Vec<(Spanned<K>, Option<Spanned<V>>)>,
+    /// How many are written, with those whose key is faulty.
+    pub(crate) usize,
+);
 
 impl<K, V> Default for Table<K, V> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self(Vec::new(), 0)
     }
 }
 
@@ -104,7 +109,7 @@ impl<K: Text + Eq + Hash + Clone, V: Wire> Wire for Table<K, V> {
             });
             out.extend(parsed);
         }
-        Some(Self(out))
+        Some(Self(out, map.len()))
     }
 
     fn schema(defs: &mut Defs) -> Json {
