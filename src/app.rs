@@ -12,7 +12,11 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{net::TcpListener, runtime::Builder, sync::mpsc};
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, LocalOptions},
+    sync::mpsc,
+};
 
 use crate::{
     admin::{self, Surface},
@@ -22,7 +26,9 @@ use crate::{
     listener::{Fingerprint, Listener, ReloadingTls},
     readiness::Readiness,
     snapshot::{self, CompileError, Publisher, Registry},
-    telemetry::{AccessLog, FlushOnDrop, LogHandle, Metrics, PolicySource, RecentRequests, Telemetry, set_worker},
+    telemetry::{
+        AccessLog, FlushOnDrop, LogHandle, Metrics, PolicySource, RecentRequests, Telemetry, set_worker,
+    },
     tls::TlsError,
     worker::{Shared, Worker},
 };
@@ -80,13 +86,16 @@ impl App {
         let workers = bootstrap.workers.get();
         let (listeners, sockets, certificates) = bind_listeners(&bootstrap, &metrics)?;
         let side = |what: &str, address: Option<SocketAddr>| {
-            address.map(|address| listen(address).map_err(|e| StartError::Bind(what.to_owned(), address, e))).transpose()
+            address
+                .map(|address| listen(address).map_err(|e| StartError::Bind(what.to_owned(), address, e)))
+                .transpose()
         };
         let admin = side("admin", bootstrap.admin)?;
         let telemetry = side("telemetry", bootstrap.telemetry)?;
         let mut registry = Registry::default();
         let policy = Arc::new(policy);
-        let first = snapshot::first(&policy, &listeners, &mut registry, &metrics).map_err(StartError::Compile)?;
+        let first =
+            snapshot::first(&policy, &listeners, &mut registry, &metrics).map_err(StartError::Compile)?;
         metrics.set_policy_source(PolicySource::Baseline);
         let (access, flush) = AccessLog::stdout(bootstrap.log.access, &metrics.access_dropped)
             .map_err(|e| StartError::System("access log", e))?;
@@ -109,7 +118,8 @@ fn bind_listeners(bootstrap: &Bootstrap, metrics: &Metrics) -> Result<Bindings, 
             .map_err(|e| StartError::Bind(format!("listeners.{}", config.name), config.listen, e))?;
         let address = socket.local_addr().map_err(|e| StartError::System("local address", e))?;
         let via = Via::new(&bootstrap.instance, &config.name);
-        let (tls, fingerprint) = loaded.map_or((None, None), |(tls, print)| (Some(Arc::new(tls)), Some(print)));
+        let (tls, fingerprint) =
+            loaded.map_or((None, None), |(tls, print)| (Some(Arc::new(tls)), Some(print)));
         let handles = metrics.listener(&config.name);
         let listener = Arc::new(Listener::new(index, config.clone(), address, tls, handles, via));
         bindings.2.extend(fingerprint.map(|fingerprint| (listener.clone(), fingerprint)));
@@ -152,10 +162,18 @@ impl Bound {
     }
 
     /// Carries traffic until the drain that `control` asks for is over.
-    pub fn run(self, reload: Reload, control: Control) -> Result<(), StartError> {
+    ///
+    /// `errand` runs beside the control side, on its runtime: signals, say.
+    pub fn run(
+        self,
+        reload: Reload,
+        control: Control,
+        errand: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), StartError> {
         let system = |what| move |error| StartError::System(what, error);
         let threads = self.start_workers()?;
-        let runtime = Builder::new_current_thread().enable_all().build().map_err(system("control runtime"))?;
+        let runtime =
+            Builder::new_current_thread().enable_all().build().map_err(system("control runtime"))?;
         let state = self.state.clone();
         let served = runtime.block_on(async {
             let (stop, stopped) = tokio::sync::watch::channel(false);
@@ -170,6 +188,7 @@ impl Bound {
                 let metrics = state.shared().telemetry.metrics.clone();
                 tokio::spawn(admin::serve(listener, surface, state.clone(), metrics, shutdown));
             }
+            tokio::spawn(errand);
             crate::control::run(state.clone(), self.certificates, self.bootstrap, reload, control).await;
             // Nobody may be waiting for it any more.
             let _ = stop.send(true);
@@ -190,7 +209,8 @@ impl Bound {
         let system = |what| move |error| StartError::System(what, error);
         let shared = self.state.shared();
         let count = shared.loads.len();
-        let (inboxes, mut receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
+        let (inboxes, mut receivers): (Vec<_>, Vec<_>) =
+            (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         shared.connect(inboxes);
         let mut threads = Vec::with_capacity(count);
         for (index, inbox) in receivers.drain(..).enumerate() {
@@ -202,15 +222,18 @@ impl Bound {
             let (shared, readiness) = (shared.clone(), self.state.readiness().clone());
             let work = move || {
                 set_worker(index);
-                let runtime = match Builder::new_current_thread().enable_all().build_local(Default::default()) {
-                    Ok(runtime) => runtime,
-                    Err(error) => return tracing::error!(worker = index, %error, "no runtime"),
-                };
+                let runtime =
+                    match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                        Ok(runtime) => runtime,
+                        Err(error) => return tracing::error!(worker = index, %error, "no runtime"),
+                    };
                 shared.telemetry.metrics.watch_worker(index, runtime.metrics());
                 runtime.block_on(async {
                     let registered = sockets
                         .into_iter()
-                        .filter_map(|(listener, socket)| Some((listener, TcpListener::from_std(socket).ok()?)))
+                        .filter_map(|(listener, socket)| {
+                            Some((listener, TcpListener::from_std(socket).ok()?))
+                        })
                         .collect();
                     drop(starting);
                     let worker = Worker::new(index, shared);

@@ -22,7 +22,7 @@ use crate::{
     listener::{Fingerprint, Listener},
     readiness::Readiness,
     snapshot::{Outcome, Publisher},
-    telemetry::{EndpointState, LogHandle, PoolState, ReloadResult, UpdateResult},
+    telemetry::{EndpointState, LogHandle, ReloadResult, UpdateResult},
     worker::{Message, Shared},
 };
 
@@ -36,6 +36,8 @@ const DRAIN_LOOK: Duration = Duration::from_millis(20);
 pub struct Control {
     /// The next order; when the sender is gone, none comes any more.
     pub orders: mpsc::UnboundedReceiver<Order>,
+    /// Tells the wrapped application to end, where there is one.
+    pub application: Option<Arc<Notify>>,
 }
 
 /// An order.
@@ -201,19 +203,30 @@ async fn leave(state: &State, bootstrap: &Bootstrap, order: Order, control: &mut
     let drain = &bootstrap.drain;
     state.readiness.drain();
     let served = |listener: &Arc<Listener>| {
-        listener.config.direction == Direction::Inbound && listener.served.load(std::sync::atomic::Ordering::Relaxed)
+        listener.config.direction == Direction::Inbound
+            && listener.served.load(std::sync::atomic::Ordering::Relaxed)
     };
     let noticed = order == Order::ApplicationGone || !state.shared.listeners.iter().any(served);
     let delay = if noticed { Duration::ZERO } else { drain.delay };
     tracing::info!(delay_ms = delay.as_millis(), grace_ms = drain.grace.as_millis(), "leaving");
     state.advance(None, Phase::Leaving);
     let end = begun + drain.grace;
+    let application = control.application.take().filter(|_| order != Order::ApplicationGone);
+    let gone = Notify::new();
     let finish = async {
-        sleep(delay).await;
+        tokio::select! {
+            () = sleep(delay) => {}
+            () = gone.notified() => gone.notify_one(),
+        }
         state.advance(Some(Direction::Inbound), Phase::Closing);
         // What the inbound side still has to do may need the outbound side.
         while state.open(Some(Direction::Inbound)) > 0 {
             sleep(DRAIN_LOOK).await;
+        }
+        if let Some(application) = &application {
+            // It may still call out, so the outbound side stays until it has ended.
+            application.notify_one();
+            gone.notified().await;
         }
         state.advance(None, Phase::Closing);
         while state.open(None) > 0 {
@@ -224,7 +237,8 @@ async fn leave(state: &State, bootstrap: &Bootstrap, order: Order, control: &mut
         loop {
             match control.orders.recv().await {
                 Some(Order::Leave) => return,
-                Some(Order::Reload | Order::ApplicationGone) => {}
+                Some(Order::ApplicationGone) => gone.notify_one(),
+                Some(Order::Reload) => {}
                 None => std::future::pending().await,
             }
         }
@@ -265,7 +279,9 @@ fn reload_baseline(state: &State, bootstrap: &Bootstrap, reload: &Reload) {
             baseline.loaded = SystemTime::now();
             baseline.refused = None;
             match outcome {
-                Outcome::Applied { generation } => tracing::info!(generation, "the file's policy is in force"),
+                Outcome::Applied { generation } => {
+                    tracing::info!(generation, "the file's policy is in force");
+                }
                 Outcome::Unchanged => {
                     updates.of(UpdateResult::Unchanged).increment(1);
                     tracing::info!("the file was read again: its policy is the same");

@@ -5,7 +5,7 @@ pub mod app;
 pub mod balance;
 pub mod cli;
 pub mod config;
-mod control;
+pub mod control;
 pub mod drain;
 pub mod error;
 pub mod http;

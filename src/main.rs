@@ -1,14 +1,10 @@
-//! The `weir` binary.
+//! The `weir` binary: arguments in, exit code out.
 
-use std::{io::Write, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser;
-use weir::cli::{self, Cli, ExitStatus};
+use weir::cli::{self, Cli};
 
 fn main() -> ExitCode {
-    let status = cli::dispatch(Cli::parse().command).unwrap_or_else(|_| {
-        let _ = writeln!(std::io::stderr(), "weir: this command is not in this build");
-        ExitStatus::Unavailable
-    });
-    status.into()
+    cli::dispatch(Cli::parse().command).into()
 }

@@ -47,7 +47,12 @@ pub struct Shared {
 
 impl Shared {
     /// `workers` is how many there will be.
-    pub fn new(snapshot: Snapshot, listeners: Vec<Arc<Listener>>, telemetry: Telemetry, workers: usize) -> Self {
+    pub fn new(
+        snapshot: Snapshot,
+        listeners: Vec<Arc<Listener>>,
+        telemetry: Telemetry,
+        workers: usize,
+    ) -> Self {
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             listeners,
@@ -199,18 +204,12 @@ impl Worker {
     pub(crate) fn seat(self: &Rc<Self>, connection: &Rc<Connection>) -> Seat {
         let mut seats = self.seats.borrow_mut();
         let entry = Some(Rc::downgrade(connection));
-        let index = match self.free_seats.borrow_mut().pop() {
-            Some(index) => {
-                if let Some(seat) = seats.get_mut(index) {
-                    *seat = entry;
-                }
-                index
-            }
-            None => {
-                seats.push(entry);
-                seats.len() - 1
-            }
-        };
+        let free = self.free_seats.borrow_mut().pop();
+        let index = free.unwrap_or(seats.len());
+        match seats.get_mut(index) {
+            Some(seat) => *seat = entry,
+            None => seats.push(entry),
+        }
         self.load(|load| load.fetch_add(1, Ordering::Relaxed));
         Seat { worker: Rc::downgrade(self), index }
     }

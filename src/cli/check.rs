@@ -22,7 +22,7 @@ pub fn run(args: &Args) -> ExitStatus {
     let written = match args.output {
         Output::Json => print(format!("{:#}\n", loaded.to_json()).as_bytes()),
         Output::Text => {
-            let mut text = loaded.render(wants_colour());
+            let mut text = loaded.render(wants_colour(&std::io::stdout()));
             text.push_str(&summary(&args.config.config.display().to_string(), &loaded));
             print(text.as_bytes())
         }
@@ -30,10 +30,10 @@ pub fn run(args: &Args) -> ExitStatus {
     if loaded.file.is_none() { ExitStatus::BadConfig } else { written }
 }
 
-/// Whether standard output is a terminal whose owner wants colour (see no-color.org).
-pub fn wants_colour() -> bool {
+/// Whether `stream` is a terminal whose owner wants colour (see no-color.org).
+pub fn wants_colour(stream: &impl IsTerminal) -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    !refused && std::io::stdout().is_terminal()
+    !refused && stream.is_terminal()
 }
 
 fn summary(name: &str, loaded: &Loaded) -> String {

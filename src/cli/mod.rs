@@ -1,7 +1,10 @@
 //! The command line: one file per command, each a client of the parts of the library.
 
 pub mod check;
+mod child;
 pub mod demo;
+pub mod remote;
+pub mod run;
 pub mod schema;
 pub mod source;
 
@@ -31,7 +34,7 @@ pub enum Command {
     /// Print the JSON Schema of the file.
     Schema,
     /// Show three toy instances behind a Weir under load, on this machine.
-    Demo(DemoArgs),
+    Demo(demo::Args),
     /// Drain the inbound side of a running Weir.
     Drain(AdminArgs),
     /// Show what a running Weir is doing.
@@ -59,14 +62,6 @@ pub struct RunArgs {
     /// The application to start, with its arguments.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
-}
-
-/// `weir demo`.
-#[derive(Debug, Clone, Args)]
-pub struct DemoArgs {
-    /// End by itself after this long, for instance 20s. Default: at Ctrl-C.
-    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
-    pub duration: Option<Duration>,
 }
 
 /// Commands that talk to a running Weir.
@@ -138,14 +133,17 @@ impl From<ExitStatus> for ExitCode {
     }
 }
 
-/// Does the commands that need no traffic; gives the others back.
-pub fn dispatch(command: Command) -> Result<ExitStatus, Command> {
+/// Does what the command line says.
+pub fn dispatch(command: Command) -> ExitStatus {
     match command {
-        Command::Check(args) => Ok(check::run(&args)),
-        Command::Schema => Ok(schema::run()),
-        Command::Completions(args) => Ok(completions(args)),
-        Command::Man => Ok(man()),
-        other @ (Command::Run(_) | Command::Demo(_) | Command::Drain(_) | Command::Status(_)) => Err(other),
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Schema => schema::run(),
+        Command::Demo(args) => ExitStatus::Wrapped(demo::run(&args)),
+        Command::Drain(args) => remote::drain(&args),
+        Command::Status(args) => remote::status(&args),
+        Command::Completions(args) => completions(args),
+        Command::Man => man(),
     }
 }
 
@@ -196,7 +194,7 @@ mod tests {
         assert_eq!(args.command, ["app", "--flag"]);
         let cli = Cli::try_parse_from(["weir", "demo", "--for", "20s"]).unwrap();
         assert!(
-            matches!(cli.command, Command::Demo(DemoArgs { duration: Some(d) }) if d == Duration::from_secs(20))
+            matches!(cli.command, Command::Demo(demo::Args { duration: Some(d), .. }) if d == Duration::from_secs(20))
         );
         assert!(Cli::try_parse_from(["weir", "demo", "--for", "20"]).is_err());
     }

@@ -62,6 +62,28 @@ impl Documents {
         self.nodes.get(&(kind, name.clone()))
     }
 
+    /// All of them as JSON: for each its effective document, and where each of its fields was written.
+    pub fn to_json(&self) -> serde_json::Value {
+        let mut kinds = serde_json::Map::new();
+        for (kind, name, node) in self.iter() {
+            let fields = node.leaves().into_iter().map(|(path, origin)| (path, self.place(origin)));
+            let document = serde_json::json!({
+                "document": node.to_json(),
+                "fields": fields.collect::<serde_json::Map<_, _>>(),
+            });
+            let of_kind = kinds.entry(kind.as_str()).or_insert_with(|| serde_json::json!({}));
+            if let Some(of_kind) = of_kind.as_object_mut() {
+                of_kind.insert(name.to_string(), document);
+            }
+        }
+        serde_json::Value::Object(kinds)
+    }
+
+    fn place(&self, origin: Origin) -> serde_json::Value {
+        let file = self.source(origin).map(|source| &*source.name);
+        serde_json::json!({ "layer": "baseline", "file": file, "line": origin.line, "column": origin.column })
+    }
+
     /// The text (file or key) that an origin lies in.
     pub fn source(&self, origin: Origin) -> Option<&Source> {
         self.sources.get(origin.source)

@@ -121,11 +121,6 @@ impl Source {
         self.replayable.get()
     }
 
-    /// Whether nothing was read of it yet.
-    pub(crate) fn untouched(&self) -> bool {
-        self.flow.request_bytes() == 0
-    }
-
     /// The body for one attempt. Its gate, when given, holds it back until it opens or is dropped.
     pub(crate) fn body(self: &Rc<Self>, gate: Option<oneshot::Receiver<()>>) -> RequestBody {
         RequestBody::Streaming(Streaming { source: self.clone(), sent: 0, gate })

@@ -42,7 +42,8 @@ mod tests {
         headers.append("link", HeaderValue::from_static("</b.js>; rel=preload"));
         headers.append("keep-alive", HeaderValue::from_static("timeout=5"));
         let bytes = encode(StatusCode::EARLY_HINTS, &headers);
-        let expected = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\nlink: </b.js>; rel=preload\r\n\r\n";
+        let expected =
+            "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\nlink: </b.js>; rel=preload\r\n\r\n";
         assert_eq!(String::from_utf8(bytes).unwrap(), expected);
     }
 }

@@ -83,7 +83,12 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(worker: Rc<Worker>, listener: Arc<Listener>, remote: SocketAddr, place: Place) -> Rc<Self> {
+    pub(super) fn new(
+        worker: Rc<Worker>,
+        listener: Arc<Listener>,
+        remote: SocketAddr,
+        place: Place,
+    ) -> Rc<Self> {
         let now = Instant::now();
         let connection = Rc::new(Self {
             worker,
@@ -133,8 +138,12 @@ impl Connection {
         let io = |stream, replay| ServerIo::new(stream, replay, self.state.clone());
         let Some(tls) = &self.listener.tls else {
             return Ok(match self.listener.config.protocol {
-                ListenerProtocol::Http1 => Some((Detected::Http1, io(Stream::Plain(tcp), bytes::Bytes::new()))),
-                ListenerProtocol::Http2 => Some((Detected::Http2, io(Stream::Plain(tcp), bytes::Bytes::new()))),
+                ListenerProtocol::Http1 => {
+                    Some((Detected::Http1, io(Stream::Plain(tcp), bytes::Bytes::new())))
+                }
+                ListenerProtocol::Http2 => {
+                    Some((Detected::Http2, io(Stream::Plain(tcp), bytes::Bytes::new())))
+                }
                 ListenerProtocol::Auto => detect(&mut tcp)
                     .await?
                     .map(|(detected, replay)| (detected, io(Stream::Plain(tcp), replay))),
@@ -174,7 +183,6 @@ impl Connection {
             .max_headers(config.max_headers)
             .max_buf_size(config.max_header_bytes.max(8192))
             .writev(false)
-            .auto_date_header(false)
             .serve_connection(TokioIo::new(io.explaining(self.listener.refusals.clone())), service)
             .with_upgrades();
         let mut served = served;
@@ -222,7 +230,6 @@ impl Connection {
             .timer(TokioTimer::new())
             .max_concurrent_streams(config.max_streams)
             .max_header_list_size(header_list)
-            .auto_date_header(false)
             .serve_connection(TokioIo::new(io), service);
         let mut served = pin!(served);
         std::future::poll_fn(|cx| {
@@ -308,10 +315,10 @@ impl Connection {
             (idle && silent >= config.keepalive_timeout).then_some(Signal::Finish)
         } else {
             match self.state.phase() {
-                Phase::Idle => {
-                    (self.state.in_phase() >= config.keepalive_timeout).then_some(Signal::Finish)
+                Phase::Idle => (self.state.in_phase() >= config.keepalive_timeout).then_some(Signal::Finish),
+                Phase::Head => {
+                    (self.state.in_phase() >= config.header_timeout).then_some(Signal::HeadTooSlow)
                 }
-                Phase::Head => (self.state.in_phase() >= config.header_timeout).then_some(Signal::HeadTooSlow),
                 Phase::Busy => self.ask_whether_there(),
             }
         };

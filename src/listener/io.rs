@@ -63,18 +63,8 @@ impl ServerIo {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.out.advance(n);
-            self.state.did_write();
         }
         Poll::Ready(Ok(()))
-    }
-
-    fn watch(&self, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match &wrote {
-            Poll::Ready(Ok(_)) => self.state.did_write(),
-            Poll::Ready(Err(_)) => {}
-            Poll::Pending => self.state.is_blocked(),
-        }
-        wrote
     }
 }
 
@@ -111,8 +101,7 @@ impl AsyncWrite for ServerIo {
             ready!(this.poll_out(cx))?;
             return Poll::Ready(Ok(buf.len()));
         }
-        let wrote = Pin::new(&mut this.stream).poll_write(cx, buf);
-        this.watch(wrote)
+        Pin::new(&mut this.stream).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -124,8 +113,7 @@ impl AsyncWrite for ServerIo {
         this.take_interim();
         ready!(this.poll_out(cx))?;
         this.between = false;
-        let wrote = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
-        this.watch(wrote)
+        Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -20,7 +20,7 @@ pub(crate) use accept::{accept, serve};
 pub(crate) use connection::{Connection, Signal};
 pub(crate) use refusal::Refusals;
 pub(crate) use state::ConnState;
-pub use tls::ReloadingTls;
+pub use tls::{Fingerprint, ReloadingTls};
 
 use crate::{
     config::bootstrap::Listener as Config,

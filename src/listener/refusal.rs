@@ -40,7 +40,11 @@ impl Refusals {
     pub(crate) fn answer(&self, reason: Reason) -> Bytes {
         self.metrics.made.of(reason).increment(1);
         let id = new_request_id();
-        tracing::debug!(request_id = id.to_str().unwrap_or("-"), reason = reason.as_str(), "refused before it was a request");
+        tracing::debug!(
+            request_id = id.to_str().unwrap_or("-"),
+            reason = reason.as_str(),
+            "refused before it was a request"
+        );
         let asked = Asked { head: false, grpc: false, request_id: Some(&id), retry_elsewhere: false };
         let mut response = respond(&ProxyError::new(reason), asked);
         let length = HeaderValue::from(response.body().len());
@@ -91,7 +95,8 @@ mod tests {
     fn only_a_bare_refusal_is_replaced() {
         let bare = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\ndate: x\r\n\r\n";
         assert_eq!(bare_refusal(bare), Some(Reason::Malformed));
-        let large = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        let large =
+            b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
         assert_eq!(bare_refusal(large), Some(Reason::HeaderTooLarge));
         for kept in [
             "HTTP/1.1 400 Bad Request\r\nvia: 1.1 weir-1\r\ncontent-length: 0\r\n\r\n",

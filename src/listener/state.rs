@@ -30,10 +30,6 @@ pub(crate) struct ConnState {
     phase: AtomicU8,
     /// When the phase was entered, in milliseconds since `epoch`.
     since: AtomicU64,
-    /// When bytes last moved, either way.
-    moved: AtomicU64,
-    /// When a write first found the socket full; 0 = it is not.
-    blocked: AtomicU64,
     /// The peer has ended its half while a request was being handled.
     half_closed: AtomicBool,
     interim_waiting: AtomicBool,
@@ -48,8 +44,6 @@ impl ConnState {
             epoch: now,
             phase: AtomicU8::new(0),
             since: AtomicU64::new(0),
-            moved: AtomicU64::new(0),
-            blocked: AtomicU64::new(0),
             half_closed: AtomicBool::new(false),
             interim_waiting: AtomicBool::new(false),
             interim: Mutex::new(Vec::new()),
@@ -72,36 +66,12 @@ impl ConnState {
 
     /// How long the connection has been in its phase.
     pub(crate) fn in_phase(&self) -> Duration {
-        self.ago(&self.since)
-    }
-
-    /// How long no byte has moved.
-    pub(crate) fn silent(&self) -> Duration {
-        self.ago(&self.moved)
-    }
-
-    /// How long the peer has not taken what is waiting for it; `None` when nothing is waiting.
-    pub(crate) fn blocked(&self) -> Option<Duration> {
-        (self.blocked.load(Ordering::Relaxed) != 0).then(|| self.ago(&self.blocked))
+        Duration::from_millis(self.now().saturating_sub(self.since.load(Ordering::Relaxed)))
     }
 
     pub(super) fn did_read(&self) {
-        let now = self.now();
-        self.moved.store(now, Ordering::Relaxed);
         if self.phase() == Phase::Idle {
-            self.since.store(now, Ordering::Relaxed);
-            self.phase.store(Phase::Head as u8, Ordering::Relaxed);
-        }
-    }
-
-    pub(super) fn did_write(&self) {
-        self.moved.store(self.now(), Ordering::Relaxed);
-        self.blocked.store(0, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_blocked(&self) {
-        if self.blocked.load(Ordering::Relaxed) == 0 {
-            self.blocked.store(self.now().max(1), Ordering::Relaxed);
+            self.enter(Phase::Head);
         }
     }
 
@@ -153,9 +123,5 @@ impl ConnState {
 
     fn now(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn ago(&self, stamp: &AtomicU64) -> Duration {
-        Duration::from_millis(self.now().saturating_sub(stamp.load(Ordering::Relaxed)))
     }
 }

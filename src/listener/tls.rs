@@ -89,15 +89,13 @@ impl Material {
         let verified = match &self.authorities {
             None => versions.with_no_client_auth(),
             Some(roots) => {
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots.clone()), provider)
-                        .build()
-                        .map_err(|e| TlsError::Authorities(e.to_string()))?;
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots.clone()), provider)
+                    .build()
+                    .map_err(|e| TlsError::Authorities(e.to_string()))?;
                 versions.with_client_cert_verifier(verifier)
             }
         };
-        let mut config =
-            verified.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
+        let mut config = verified.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
         config.alpn_protocols = match protocol {
             ListenerProtocol::Auto => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
             ListenerProtocol::Http1 => vec![b"http/1.1".to_vec()],

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use ::http::{HeaderValue, Response, StatusCode, Version, header};
+use ::http::{HeaderValue, Response, Version, header};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -49,7 +49,7 @@ pub(super) fn forward(mut exchange: Exchange, answer: Answer) -> Response<Respon
 
 /// An answer that Weir makes.
 pub(super) fn made(mut exchange: Exchange, error: &ProxyError) -> Response<ResponseBody> {
-    let made = respond::respond(error, exchange.asked());
+    let made = respond::respond(error, exchange.asked(error.reason));
     let (head, body) = made.into_parts();
     exchange.makes(error, head.status);
     exchange.head_goes_out();
@@ -248,4 +248,3 @@ impl Body for ResponseBody {
         }
     }
 }
-

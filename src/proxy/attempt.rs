@@ -83,7 +83,12 @@ fn pick<'a>(exchange: &Exchange, upstream: &'a Upstream) -> Result<&'a Candidate
         .ok_or_else(|| ProxyError::new(Reason::NoHealthyEndpoint).by(upstream.name()))
 }
 
-fn lane(exchange: &Exchange, upstream: &Upstream, candidate: &Candidate, outgoing: &Outgoing) -> std::rc::Rc<Lane> {
+fn lane(
+    exchange: &Exchange,
+    upstream: &Upstream,
+    candidate: &Candidate,
+    outgoing: &Outgoing,
+) -> std::rc::Rc<Lane> {
     let worker = &exchange.connection().worker;
     exchange.view().lane(&worker.pools, upstream, candidate, outgoing.want())
 }
@@ -112,7 +117,11 @@ async fn send_once(
 }
 
 /// Passes interim answers on to the client as they come, and lets the body flow when the endpoint asks for it.
-fn pass_on_interim<B>(request: &mut ::http::Request<B>, client: Arc<ConnState>, ask: Option<oneshot::Sender<()>>) {
+fn pass_on_interim<B>(
+    request: &mut ::http::Request<B>,
+    client: Arc<ConnState>,
+    ask: Option<oneshot::Sender<()>>,
+) {
     let gate = Arc::new(Mutex::new(ask));
     let waiting = gate.lock().unwrap_or_else(PoisonError::into_inner).is_some();
     if waiting {

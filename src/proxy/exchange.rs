@@ -2,7 +2,7 @@
 
 use std::{
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -11,9 +11,9 @@ use hyper::{Request, body::Incoming};
 use smallvec::SmallVec;
 
 use crate::{
-    config::Name,
+    config::{Name, bootstrap::Direction},
     drain,
-    error::{ProxyError, Reason},
+    error::{Origin, ProxyError, Reason},
     http::{
         body::Flow,
         forwarded::new_request_id,
@@ -69,6 +69,9 @@ impl Exchange {
         let started = Instant::now();
         connection.begin(request.version() == Version::HTTP_11);
         let listener = &connection.listener;
+        if !listener.served.load(Ordering::Relaxed) {
+            listener.served.store(true, Ordering::Relaxed);
+        }
         let in_flight = listener.metrics.in_flight.hold();
         Self {
             view: connection.worker.view(),
@@ -161,11 +164,15 @@ impl Exchange {
     }
 
     /// What an answer that Weir makes has to know of the request.
-    pub(super) fn asked(&mut self) -> Asked<'_> {
+    ///
+    /// The caller's Weir is to count it and go elsewhere when it is this instance's own application that failed.
+    pub(super) fn asked(&mut self, reason: Reason) -> Asked<'_> {
+        let inbound = self.connection.listener.config.direction == Direction::Inbound;
+        let retry_elsewhere = inbound && reason.origin() == Origin::Upstream;
         Asked {
             head: self.method == Method::HEAD,
             grpc: self.is_grpc,
-            retry_elsewhere: false,
+            retry_elsewhere,
             request_id: Some(self.request_id.get_or_insert_with(new_request_id)),
         }
     }
@@ -173,11 +180,6 @@ impl Exchange {
     /// How many attempts were begun.
     pub(super) fn attempts(&self) -> usize {
         self.attempts.len()
-    }
-
-    /// Whether `endpoint` was tried already.
-    pub(super) fn tried(&self, endpoint: &Endpoint) -> bool {
-        self.attempts.iter().any(|attempt| attempt.endpoint.id() == endpoint.id())
     }
 
     pub(super) fn attempt_begins(&mut self, endpoint: &Arc<Endpoint>) {
@@ -294,7 +296,9 @@ impl Exchange {
             })
             .collect();
         let record = AccessRecord {
-            ts: jiff::Timestamp::now().checked_sub(jiff::SignedDuration::try_from(took).unwrap_or_default()).unwrap_or_default(),
+            ts: jiff::Timestamp::now()
+                .checked_sub(jiff::SignedDuration::try_from(took).unwrap_or_default())
+                .unwrap_or_default(),
             request_id: self.id_text(),
             trace_id: self.trace_id.as_ref().map(TraceId::as_str),
             listener: self.connection.listener.config.name.as_str(),
@@ -330,9 +334,8 @@ impl Exchange {
     }
 
     fn upstream_time(&self) -> Option<Duration> {
-        let answered = |attempt: &&Attempt| {
-            matches!(attempt.outcome, Some(Outcome::Success | Outcome::ServerError))
-        };
+        let answered =
+            |attempt: &&Attempt| matches!(attempt.outcome, Some(Outcome::Success | Outcome::ServerError));
         self.attempts.last().filter(answered).map(|attempt| attempt.took)
     }
 

@@ -44,7 +44,10 @@ pub(crate) async fn handle(connection: Rc<Connection>, request: Request<Incoming
     }
 }
 
-async fn dispatch(exchange: &mut Exchange, request: Request<Incoming>) -> Result<attempt::Answer, ProxyError> {
+async fn dispatch(
+    exchange: &mut Exchange,
+    request: Request<Incoming>,
+) -> Result<attempt::Answer, ProxyError> {
     let received = receive::receive(exchange, request)?;
     let (route, upstream) = receive::resolve(exchange, &received)?;
     let limits = TimeLimits::begin(exchange, &route, &received.parts.headers);

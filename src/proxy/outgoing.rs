@@ -50,7 +50,8 @@ pub(super) fn prepare(
     {
         return Err(ProxyError::new(Reason::BodyTooLarge).by(&route.name));
     }
-    let expects = parts.version == Version::HTTP_11 && !body.is_end_stream() && takes_expectation(&mut headers);
+    let expects =
+        parts.version == Version::HTTP_11 && !body.is_end_stream() && takes_expectation(&mut headers);
     let body = (!body.is_end_stream()).then(|| {
         let keep = is_idempotent(&parts.method);
         Source::new(body, exchange.flow().clone(), route.max_body, keep)
@@ -72,7 +73,16 @@ pub(super) fn prepare(
     };
     let host = rewriter.and_then(|rewriter| rewriter.host()).unwrap_or(&authority).clone();
     headers.remove(header::HOST);
-    Ok(Outgoing { method: parts.method, target, host, headers, body, upgrade, expects, grpc: exchange.is_grpc() })
+    Ok(Outgoing {
+        method: parts.method,
+        target,
+        host,
+        headers,
+        body,
+        upgrade,
+        expects,
+        grpc: exchange.is_grpc(),
+    })
 }
 
 /// Whether the client waits for `100 Continue`. Other expectations are passed on for the application to judge.
@@ -82,7 +92,10 @@ fn takes_expectation(headers: &mut HeaderMap) -> bool {
 
 /// RFC 9110 §9.2.2.
 fn is_idempotent(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
 }
 
 impl Outgoing {

@@ -34,7 +34,10 @@ pub(super) struct Received {
 }
 
 /// Checks what the parser of HTTP leaves to be checked.
-pub(super) fn receive(exchange: &mut Exchange, mut request: Request<Incoming>) -> Result<Received, ProxyError> {
+pub(super) fn receive(
+    exchange: &mut Exchange,
+    mut request: Request<Incoming>,
+) -> Result<Received, ProxyError> {
     let malformed = |what: &dyn std::fmt::Display| ProxyError::new(Reason::Malformed).because(what);
     let upgrade = upgrade::requested(request.version(), request.headers())
         .map(|protocol| (protocol, hyper::upgrade::on(&mut request)));

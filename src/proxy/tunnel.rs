@@ -33,7 +33,8 @@ pub(super) fn carry(tunnel: Tunnel, mut exchange: Exchange, lease: Lease, limits
         let connection = exchange.connection().clone();
         let flow = exchange.flow().clone();
         let joined = async {
-            let (client, endpoint) = tokio::try_join!(tunnel.client, tunnel.endpoint).map_err(io::Error::other)?;
+            let (client, endpoint) =
+                tokio::try_join!(tunnel.client, tunnel.endpoint).map_err(io::Error::other)?;
             let mut client = Metered::new(client, flow.clone(), Flow::uploaded);
             let mut endpoint = Metered::new(endpoint, flow.clone(), Flow::answered);
             copy_bidirectional(&mut client, &mut endpoint).await

@@ -8,7 +8,7 @@ use crate::{
     config::{Name, Policy, policy},
     listener::Listener,
     route::{Key, Rewriter, RouteTable, split::Split},
-    telemetry::metrics::Metrics,
+    telemetry::{Metrics, PoolState, Share},
     tls::TlsError,
 };
 
@@ -42,7 +42,8 @@ pub(super) fn compile(
     for config in policy.upstreams.values() {
         upstreams.push(Arc::new(upstream(config, registry, metrics, &mut slots)?));
     }
-    let index: HashMap<&Name, usize> = policy.upstreams.keys().enumerate().map(|(i, name)| (name, i)).collect();
+    let index: HashMap<&Name, usize> =
+        policy.upstreams.keys().enumerate().map(|(i, name)| (name, i)).collect();
     let configs: Vec<_> = policy.routes.values().cloned().collect();
     let routes = configs.iter().map(|config| route(config, &index, listeners, metrics)).collect();
     let tables =
@@ -69,16 +70,24 @@ fn upstream(
         .map(|endpoint| {
             let slot = *slots;
             *slots += 1;
-            Candidate { endpoint: registry.endpoint(config, &endpoint.address), config: endpoint.clone(), slot }
+            Candidate {
+                endpoint: registry.endpoint(config, &endpoint.address),
+                config: endpoint.clone(),
+                slot,
+            }
         })
         .collect();
     let weights: Vec<_> = config.endpoints.iter().map(|endpoint| endpoint.weight).collect();
+    let metrics = metrics.upstream(&config.name);
+    let share = |state| Share::new(metrics.pool.of(state).clone());
     Ok(Upstream {
+        pool_idle: share(PoolState::Idle),
+        pool_active: share(PoolState::Active),
         config: config.clone(),
         connector,
         candidates,
         balancer: Balancer::new(config.balancer, &weights),
-        metrics: metrics.upstream(&config.name),
+        metrics,
     })
 }
 

@@ -17,7 +17,7 @@ use crate::{
     balance::Balancer,
     config::{self, Name, policy::Pool},
     route::{Key, Rewriter, RouteTable, split::Split},
-    telemetry::metrics::{RouteMetrics, UpstreamMetrics},
+    telemetry::{RouteMetrics, Share, UpstreamMetrics},
     upstream::{Connector, Endpoint, Lane, Pools, Want},
 };
 
@@ -91,6 +91,10 @@ pub struct Upstream {
     pub balancer: Balancer,
     /// Its metrics.
     pub metrics: Arc<UpstreamMetrics>,
+    /// Idle connections of its endpoints; set by the control side.
+    pub pool_idle: Share,
+    /// Connections of its endpoints that are in use; set by the control side.
+    pub pool_active: Share,
 }
 
 impl Upstream {
@@ -129,7 +133,13 @@ impl View {
     }
 
     /// The lane for requests that want `want` from `candidate`; looked up once per snapshot.
-    pub(crate) fn lane(&self, pools: &Pools, upstream: &Upstream, candidate: &Candidate, want: Want) -> Rc<Lane> {
+    pub(crate) fn lane(
+        &self,
+        pools: &Pools,
+        upstream: &Upstream,
+        candidate: &Candidate,
+        want: Want,
+    ) -> Rc<Lane> {
         let find = || pools.lane(upstream, candidate, want);
         match self.lanes.get(candidate.slot).and_then(|kinds| kinds.get(want.index())) {
             Some(lane) => lane.get_or_init(find).clone(),

@@ -71,7 +71,8 @@ impl Publisher {
         let generation = self.shared.snapshot.load().generation + 1;
         let listeners = &self.shared.listeners;
         let compiled = compile::compile(generation, &policy, listeners, &mut state.registry, metrics);
-        let snapshot = compiled.inspect_err(|_| metrics.policy_updates.of(UpdateResult::Refused).increment(1))?;
+        let snapshot =
+            compiled.inspect_err(|_| metrics.policy_updates.of(UpdateResult::Refused).increment(1))?;
         self.shared.snapshot.store(Arc::new(snapshot));
         state.policy = policy;
         state.registry.sweep();

@@ -83,7 +83,11 @@ impl Connector {
     }
 
     /// Connects, and says whether HTTP/2 was agreed on.
-    pub(crate) async fn connect(&self, to: &EndpointAddress, alpn: Alpn) -> Result<(Stream, bool), ConnectError> {
+    pub(crate) async fn connect(
+        &self,
+        to: &EndpointAddress,
+        alpn: Alpn,
+    ) -> Result<(Stream, bool), ConnectError> {
         let tcp = self.tcp(to).await?;
         // What the kernel would hold back, hyper has already gathered.
         tcp.set_nodelay(true).map_err(|e| ConnectError::Refused(e.to_string()))?;

@@ -67,7 +67,12 @@ pub(crate) struct Lane {
 type Waiter = oneshot::Sender<Result<Conn, ConnectError>>;
 
 impl Lane {
-    pub(super) fn new(endpoint: Arc<Endpoint>, connector: Arc<Connector>, alpn: Alpn, limits: Limits) -> Rc<Self> {
+    pub(super) fn new(
+        endpoint: Arc<Endpoint>,
+        connector: Arc<Connector>,
+        alpn: Alpn,
+        limits: Limits,
+    ) -> Rc<Self> {
         let speaks_http2 = match alpn {
             Alpn::Http1 => Some(false),
             Alpn::Http2 => Some(true),
@@ -249,7 +254,7 @@ impl Lane {
             .await
             .map_err(|e| ConnectError::Handshake(e.to_string()))?;
         self.drive(connection.with_upgrades(), slot.clone());
-        Ok(Opened::Http1(Http1 { sender, expires, idle_since: now, reused: false, idle: None, open: slot }))
+        Ok(Opened::Http1(Http1 { sender, expires, idle_since: now, reused: false, idle: None, _open: slot }))
     }
 
     async fn handshake_http2(
@@ -363,9 +368,8 @@ impl Lane {
         }
         while let Some(waiter) = self.next_waiter() {
             match waiter.send(Ok(Conn::Http1(conn))) {
-                Ok(()) => return,
                 Err(Ok(Conn::Http1(back))) => conn = back,
-                Err(_) => return,
+                Ok(()) | Err(_) => return,
             }
         }
         conn.idle_since = now;

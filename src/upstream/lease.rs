@@ -24,7 +24,7 @@ pub(super) struct Http1 {
     pub(super) reused: bool,
     /// While it is idle.
     pub(super) idle: Option<Counted>,
-    pub(super) open: Rc<OpenSlot>,
+    pub(super) _open: Rc<OpenSlot>,
 }
 
 /// An HTTP/2 connection: many requests at a time.
@@ -117,7 +117,10 @@ impl Lease {
     }
 
     /// Sends one request. Dropping the future cancels it: HTTP/2 resets the stream, HTTP/1 closes the connection.
-    pub(crate) async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, Failure> {
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, Failure> {
         let failure = |e: TrySendError<Request<RequestBody>>| {
             let mut e = e;
             match e.take_message() {
