@@ -1,15 +1,33 @@
 //! What people may write. Pure: no runtime, no sockets.
 //!
-//! Text becomes a tree in which every node knows where it came from, the tree becomes wire types exactly as
-//! written, and those become the validated types that the rest of Weir reads. All faults are collected on
-//! the way, so that one run shows all of them.
+//! Text becomes a tree in which every node knows where it came from ([`node`]), the tree becomes wire types exactly
+//! as written ([`wire`]), and those become the validated types that the rest of Weir reads ([`Bootstrap`],
+//! [`Policy`]). All faults ([`fault`], [`codes`]) are collected on the way, so that one run shows all of them.
 
 pub mod bootstrap;
+pub mod codes;
+mod documents;
+mod expand;
+pub mod fault;
+mod load;
 mod name;
+pub mod node;
 mod pattern;
 pub mod policy;
+mod render;
+mod scalar;
+pub mod units;
+mod validate;
+mod wire;
+mod yaml;
 
 pub use bootstrap::Bootstrap;
+pub use codes::Code;
+pub use documents::{Documents, Kind};
+pub use expand::HostFacts;
+pub use fault::{Fault, Faults, Severity};
+pub use load::{Env, File, Loaded, PemKind, load, schema};
 pub use name::Name;
 pub use pattern::Pattern;
 pub use policy::Policy;
+pub use yaml::{MAX_BYTES, MAX_DEPTH};

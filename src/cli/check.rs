@@ -1,0 +1,58 @@
+//! `weir check`: all faults of a file at once.
+
+use std::io::IsTerminal;
+
+use super::{ConfigArgs, ExitStatus, Output, print, source};
+use crate::config::{File, Loaded, Severity};
+
+/// `weir check`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Where the file is; `-` is standard input.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// How faults look: for people, or a JSON array.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Checks the file and prints what is wrong with it, or one line of what it is.
+pub fn run(args: &Args) -> ExitStatus {
+    let loaded = source::load_file(&args.config.config);
+    let written = match args.output {
+        Output::Json => print(format!("{:#}\n", loaded.to_json()).as_bytes()),
+        Output::Text => {
+            let mut text = loaded.render(wants_colour(&std::io::stdout()));
+            text.push_str(&summary(&args.config.config.display().to_string(), &loaded));
+            print(text.as_bytes())
+        }
+    };
+    if loaded.file.is_none() { ExitStatus::BadConfig } else { written }
+}
+
+/// Whether `stream` is a terminal whose owner wants colour (see no-color.org).
+pub fn wants_colour(stream: &impl IsTerminal) -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !refused && stream.is_terminal()
+}
+
+fn summary(name: &str, loaded: &Loaded) -> String {
+    let (errors, warnings) = (loaded.faults.count(Severity::Error), loaded.faults.count(Severity::Warning));
+    match &loaded.file {
+        None => format!("{name}: {}, {}\n", counted(errors, "error"), counted(warnings, "warning")),
+        Some(File { bootstrap, policy, .. }) => {
+            let parts = [
+                counted(bootstrap.listeners.len(), "listener"),
+                counted(policy.upstreams.len(), "upstream"),
+                counted(policy.routes.len(), "route"),
+            ];
+            let warnings =
+                if warnings == 0 { String::new() } else { format!("; {}", counted(warnings, "warning")) };
+            format!("{name}: fine: service {}, {}{warnings}\n", bootstrap.service, parts.join(", "))
+        }
+    }
+}
+
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}

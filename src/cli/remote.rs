@@ -1,0 +1,135 @@
+//! `weir drain` and `weir status`: clients of a running instance's admin interface.
+
+use std::{io::Write, net::SocketAddr, time::Duration};
+
+use ::http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::{net::TcpStream, runtime::Builder, time::timeout};
+
+use super::{AdminArgs, ExitStatus, Output, print, source};
+
+/// How long the instance may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Drains the inbound side of a running instance. Returns at once; the drain goes on there.
+pub fn drain(args: &AdminArgs) -> ExitStatus {
+    match call(args, Method::POST, "/drain") {
+        Err(status) => status,
+        Ok(answer) => show(args.output, &answer, |_| "the inbound side drains\n".to_owned()),
+    }
+}
+
+/// Shows what a running instance is doing.
+pub fn status(args: &AdminArgs) -> ExitStatus {
+    match call(args, Method::GET, "/status") {
+        Err(status) => status,
+        Ok(answer) => show(args.output, &answer, |status| table(status, 0)),
+    }
+}
+
+fn show(output: Output, answer: &Value, text: impl Fn(&Value) -> String) -> ExitStatus {
+    match output {
+        Output::Json => print(format!("{answer:#}\n").as_bytes()),
+        Output::Text => print(text(answer).as_bytes()),
+    }
+}
+
+/// An object as indented lines.
+fn table(value: &Value, depth: usize) -> String {
+    let indent = "  ".repeat(depth);
+    let Value::Object(fields) = value else { return format!("{indent}{}\n", plain(value)) };
+    let width = fields.keys().map(String::len).max().unwrap_or(0);
+    let line = |(name, value): (&String, &Value)| match value {
+        Value::Object(_) => format!("{indent}{name}\n{}", table(value, depth + 1)),
+        Value::Array(items) => {
+            let items: Vec<_> = items.iter().map(|item| format!("\n{indent}  {}", in_line(item))).collect();
+            format!("{indent}{name}{}\n", items.concat())
+        }
+        other => format!("{indent}{name:width$}  {}\n", plain(other)),
+    };
+    fields.iter().map(line).collect::<Vec<_>>().concat()
+}
+
+fn in_line(item: &Value) -> String {
+    match item {
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| format!("{name} {}", plain(value)))
+            .collect::<Vec<_>>()
+            .join("  "),
+        other => plain(other),
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn call(args: &AdminArgs, method: Method, path: &str) -> Result<Value, ExitStatus> {
+    let address = address(args)?;
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(|e| unavailable(&e))?;
+    let asked = async { timeout(PATIENCE, ask(address, method, path)).await };
+    match runtime.block_on(asked) {
+        Err(_) => Err(unavailable(&format!("{address} did not answer within {PATIENCE:?}"))),
+        Ok(Err(error)) => Err(unavailable(&format!("cannot reach a Weir at {address}: {error}"))),
+        Ok(Ok((status, body))) if status.is_success() => Ok(body),
+        Ok(Ok((status, body))) => {
+            let _ = writeln!(std::io::stderr(), "weir: {address} answered {status}: {}", plain(&body));
+            Err(ExitStatus::No)
+        }
+    }
+}
+
+/// Where the admin interface is: as said, or as the file says.
+fn address(args: &AdminArgs) -> Result<SocketAddr, ExitStatus> {
+    if let Some(url) = &args.admin {
+        let usage = || {
+            let _ = writeln!(std::io::stderr(), "weir: --admin {url}: expected http://ADDRESS:PORT");
+            ExitStatus::Usage
+        };
+        let uri: Uri = url.parse().map_err(|_| usage())?;
+        let authority = uri.authority().ok_or_else(usage)?.as_str();
+        let authority = authority.replacen("localhost", "127.0.0.1", 1);
+        return authority.parse().map_err(|_| usage());
+    }
+    let loaded = source::load_file(&args.config.config);
+    let Some(file) = loaded.file else {
+        let _ = std::io::stderr().write_all(loaded.render(false).as_bytes());
+        return Err(ExitStatus::BadConfig);
+    };
+    file.bootstrap.admin.ok_or_else(|| unavailable(&"the file turns the admin interface off"))
+}
+
+async fn ask(
+    address: SocketAddr,
+    method: Method,
+    path: &str,
+) -> Result<(StatusCode, Value), Box<dyn std::error::Error>> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, address.to_string())
+        .header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
+        .body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    let text = || Value::String(String::from_utf8_lossy(&body).into_owned());
+    Ok((status, serde_json::from_slice(&body).unwrap_or_else(|_| text())))
+}
+
+fn unavailable(what: &dyn std::fmt::Display) -> ExitStatus {
+    let _ = writeln!(std::io::stderr(), "weir: {what}");
+    ExitStatus::Unavailable
+}

@@ -1,0 +1,101 @@
+//! The file and its surroundings, as loading wants them: here is the input and output that `config` does without.
+
+use std::{
+    fs::File,
+    io::{Read, stdin},
+    path::Path,
+    thread::available_parallelism,
+};
+
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+
+use crate::config::{Env, HostFacts, Loaded, MAX_BYTES, PemKind, load};
+
+/// Reads and loads a file; `-` is standard input.
+pub fn load_file(path: &Path) -> Loaded {
+    let name = if path == Path::new("-") { "stdin".to_owned() } else { path.display().to_string() };
+    match read(path) {
+        Err(error) => Loaded::unreadable(&name, &error.to_string()),
+        Ok(text) => load_text(&name, &text),
+    }
+}
+
+/// Loads a text with this process's environment and host.
+pub fn load_text(name: &str, text: &[u8]) -> Loaded {
+    let host = host_facts();
+    let vars = |variable: &str| std::env::var(variable).ok();
+    load(name, text, &Env { vars: &vars, host: &host, probe: &probe })
+}
+
+/// One byte more than is taken, so that loading sees that there is too much.
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let most = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+    let mut text = Vec::new();
+    if path == Path::new("-") {
+        stdin().lock().take(most).read_to_end(&mut text)?;
+    } else {
+        File::open(path)?.take(most).read_to_end(&mut text)?;
+    }
+    Ok(text)
+}
+
+/// What is known of this host.
+pub fn host_facts() -> HostFacts {
+    HostFacts {
+        hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        cpus: available_parallelism().map_or(1, std::num::NonZero::get),
+    }
+}
+
+/// What is wrong with a PEM file.
+fn probe(path: &Path, kind: PemKind) -> Result<(), String> {
+    let wrong = |error: rustls_pki_types::pem::Error| match error {
+        rustls_pki_types::pem::Error::Io(error) => error.to_string(),
+        rustls_pki_types::pem::Error::NoItemsFound => nothing(kind).to_owned(),
+        error => error.to_string(),
+    };
+    match kind {
+        PemKind::Key => PrivateKeyDer::from_pem_file(path).map(|_| ()).map_err(wrong),
+        PemKind::Certificates => {
+            let mut count = 0_usize;
+            for certificate in CertificateDer::pem_file_iter(path).map_err(wrong)? {
+                certificate.map_err(wrong)?;
+                count += 1;
+            }
+            if count == 0 { Err(nothing(kind).to_owned()) } else { Ok(()) }
+        }
+    }
+}
+
+fn nothing(kind: PemKind) -> &'static str {
+    match kind {
+        PemKind::Certificates => "the file holds no certificate in PEM form",
+        PemKind::Key => "the file holds no private key in PEM form",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_tell_keys_from_certificates() {
+        let folder = tempfile::tempdir().unwrap();
+        let signed = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+        let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+        std::fs::write(&cert, signed.cert.pem()).unwrap();
+        std::fs::write(&key, signed.signing_key.serialize_pem()).unwrap();
+        assert_eq!(probe(&cert, PemKind::Certificates), Ok(()));
+        assert_eq!(probe(&key, PemKind::Key), Ok(()));
+        assert!(probe(&key, PemKind::Certificates).unwrap_err().contains("no certificate"));
+        assert!(probe(&cert, PemKind::Key).unwrap_err().contains("no private key"));
+        assert!(probe(&folder.path().join("none"), PemKind::Key).unwrap_err().contains("No such file"));
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_a_fault() {
+        let loaded = load_file(Path::new("no/such/weir.yaml"));
+        assert!(loaded.file.is_none());
+        assert_eq!(loaded.faults.iter().next().unwrap().code.as_str(), "WEIR-0001");
+    }
+}

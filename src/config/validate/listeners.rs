@@ -1,0 +1,161 @@
+//! Listeners, and all addresses that will be bound.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use super::{each, probe};
+use crate::config::{
+    Name,
+    bootstrap::{Direction, Listener, ServerTls},
+    codes::Code,
+    fault::Problem,
+    load::{Env, PemKind},
+    node::Origin,
+    wire::{
+        Cx, Spanned,
+        file::{FileWire, ListenerWire, OrOff, ServerTlsWire},
+    },
+};
+
+/// The listeners, by name.
+pub(super) fn listeners(file: &FileWire, env: &Env<'_>, cx: &mut Cx<'_>) -> BTreeMap<Name, Listener> {
+    let Some(table) = &file.listeners else { return BTreeMap::new() };
+    cx.at("listeners", table.origin, |cx| {
+        if table.value.1 == 0 {
+            let problem = Problem::new(Code::TooFew, "there is no listener")
+                .help("for instance `inbound: { listen: 0.0.0.0:8080 }`");
+            cx.problem(problem, table.origin);
+        }
+        let made = each(&table.value, cx, |name, wire, cx| listener(name, wire, env, cx));
+        made.into_iter().map(|(name, listener)| (name, (*listener).clone())).collect()
+    })
+}
+
+fn listener(name: &Name, wire: &ListenerWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Option<Listener> {
+    let tls = wire.tls.as_ref().map(|tls| cx.at("tls", tls.origin, |cx| server_tls(&tls.value, env, cx)));
+    let listen = wire.listen.as_ref()?.value.0;
+    let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    Some(Listener {
+        name: name.clone(),
+        listen,
+        direction: wire.direction.as_ref().map_or_else(|| direction(name, listen), |given| given.value),
+        protocol: wire.protocol.value,
+        // A block that lacks its certificate is an error already; never clear text instead.
+        tls: match tls {
+            Some(tls) => Some(tls?),
+            None => None,
+        },
+        max_connections: count(wire.max_connections.value.0),
+        header_timeout: wire.header_timeout.value.0,
+        keepalive_timeout: wire.keepalive_timeout.value.0,
+        max_header_bytes: usize::try_from(wire.max_header_bytes.value.0).unwrap_or(usize::MAX),
+        max_headers: count(wire.max_headers.value.0),
+        max_streams: wire.max_streams.value.0,
+        trust: wire.trust.value.0.iter().map(|net| net.value).collect(),
+    })
+}
+
+/// Which way a listener goes when nothing is said: by its name, else by its address.
+fn direction(name: &Name, listen: SocketAddr) -> Direction {
+    match name.as_str() {
+        name if name.starts_with("inbound") => Direction::Inbound,
+        name if name.starts_with("outbound") => Direction::Outbound,
+        _ if listen.ip().is_loopback() => Direction::Outbound,
+        _ => Direction::Inbound,
+    }
+}
+
+fn server_tls(wire: &ServerTlsWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Option<ServerTls> {
+    let files = [
+        ("cert", &wire.cert, PemKind::Certificates),
+        ("key", &wire.key, PemKind::Key),
+        ("client_ca", &wire.client_ca, PemKind::Certificates),
+    ];
+    for (name, file, kind) in files {
+        if let Some(file) = file {
+            probe(name, file, kind, env, cx);
+        }
+    }
+    Some(ServerTls {
+        cert: wire.cert.as_ref()?.value.0.clone(),
+        key: wire.key.as_ref()?.value.0.clone(),
+        client_ca: wire.client_ca.as_ref().map(|file| file.value.0.clone()),
+    })
+}
+
+/// One address that will be bound, and who wants it.
+struct Bound {
+    path: [String; 2],
+    address: SocketAddr,
+    origin: Origin,
+}
+
+/// Reports addresses that cannot be bound together.
+pub(super) fn addresses(file: &FileWire, cx: &mut Cx<'_>) {
+    let mut all = Vec::new();
+    if let OrOff::On(admin) = &file.admin.value {
+        all.push(bound("admin", None, &admin.listen.value.0, admin.listen.origin));
+    }
+    if let OrOff::On(telemetry) = &file.telemetry.value {
+        all.push(bound("telemetry", None, &telemetry.listen.value.0, telemetry.listen.origin));
+    }
+    for (name, entry) in file.listeners.iter().flat_map(|table| &table.value.0) {
+        if let Some(Spanned { value: ListenerWire { listen: Some(listen), .. }, .. }) = entry {
+            all.push(bound("listeners", Some(name.value.as_str()), &listen.value.0, listen.origin));
+        }
+    }
+    for (index, later) in all.iter().enumerate() {
+        let earlier = all.iter().take(index).find(|earlier| collide(earlier.address, later.address));
+        let Some(earlier) = earlier else { continue };
+        // A default has no place of its own; then the fault is shown at the other.
+        let (at, other) = if later.origin.line == 0 { (earlier, later) } else { (later, earlier) };
+        let whose = other.path.iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join(".");
+        let message = format!("{} is taken by `{whose}` ({})", at.address, other.address);
+        let problem = Problem::new(Code::AddressInUse, message).help("give each its own port");
+        let [block, name] = &at.path;
+        cx.at(block, at.origin, |cx| {
+            if name.is_empty() {
+                cx.at("listen", at.origin, |cx| cx.problem(problem, at.origin));
+            } else {
+                cx.at(name, at.origin, |cx| cx.at("listen", at.origin, |cx| cx.problem(problem, at.origin)));
+            }
+        });
+    }
+}
+
+fn bound(block: &str, name: Option<&str>, address: &SocketAddr, origin: Origin) -> Bound {
+    Bound { path: [block.to_owned(), name.unwrap_or_default().to_owned()], address: *address, origin }
+}
+
+/// Whether the second of two would be refused. Port 0 is always a free one; `[::]` also takes all of IPv4.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let all = |wild: SocketAddr, other: SocketAddr| {
+        wild.ip().is_unspecified() && (wild.is_ipv6() || other.is_ipv4())
+    };
+    a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || all(a, b) || all(b, a))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn which_addresses_collide() {
+        let collide = |a: &str, b: &str| collide(a.parse().unwrap(), b.parse().unwrap());
+        assert!(collide("0.0.0.0:80", "127.0.0.1:80"));
+        assert!(collide("127.0.0.1:80", "0.0.0.0:80"));
+        assert!(collide("[::]:80", "127.0.0.1:80"));
+        assert!(!collide("0.0.0.0:80", "[::1]:80"));
+        assert!(!collide("127.0.0.1:80", "127.0.0.2:80"));
+        assert!(!collide("127.0.0.1:0", "127.0.0.1:0"));
+    }
+
+    #[test]
+    fn directions() {
+        let direction =
+            |name: &str, listen: &str| direction(&Name::new(name).unwrap(), listen.parse().unwrap());
+        assert_eq!(direction("inbound-tls", "127.0.0.1:1"), Direction::Inbound);
+        assert_eq!(direction("outbound", "0.0.0.0:1"), Direction::Outbound);
+        assert_eq!(direction("web", "0.0.0.0:1"), Direction::Inbound);
+        assert_eq!(direction("web", "127.0.0.1:1"), Direction::Outbound);
+    }
+}

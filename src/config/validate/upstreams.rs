@@ -1,0 +1,127 @@
+//! Upstreams.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use super::{each, probe};
+use crate::config::{
+    Name,
+    codes::Code,
+    fault::Problem,
+    load::{Env, PemKind},
+    policy::{ClientTls, Endpoint, Pool, Upstream},
+    wire::{
+        Cx, Spanned,
+        file::{ClientTlsWire, EndpointWire, Named, PoolWire, UpstreamWire},
+    },
+};
+
+/// The upstreams, by name.
+pub(super) fn upstreams(
+    table: &Named<UpstreamWire>,
+    env: &Env<'_>,
+    cx: &mut Cx<'_>,
+) -> BTreeMap<Name, Arc<Upstream>> {
+    each(table, cx, |name, wire, cx| upstream(name, wire, env, cx))
+}
+
+fn upstream(name: &Name, wire: &UpstreamWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Option<Upstream> {
+    let endpoints = wire
+        .endpoints
+        .as_ref()
+        .map(|list| cx.at("endpoints", list.origin, |cx| endpoints(&list.value.0, cx)));
+    let tls = wire.tls.as_ref().map(|tls| cx.at("tls", tls.origin, |cx| client_tls(&tls.value, env, cx)));
+    let pool = cx.at("pool", wire.pool.origin, |cx| pool(&wire.pool.value, cx));
+    Some(Upstream {
+        name: name.clone(),
+        endpoints: endpoints?,
+        protocol: wire.protocol.value,
+        tls,
+        balancer: wire.balancer.value.policy.value,
+        pool,
+        connect_timeout: wire.connect_timeout.value.0,
+    })
+}
+
+fn endpoints(list: &[Spanned<EndpointWire>], cx: &mut Cx<'_>) -> Vec<Endpoint> {
+    let mut seen = HashSet::new();
+    let mut out = Vec::with_capacity(list.len());
+    for (index, entry) in list.iter().enumerate() {
+        let full = &entry.value.0;
+        let Some(address) = &full.address else { continue };
+        if !seen.insert(&address.value) {
+            let problem =
+                Problem::new(Code::Duplicate, format!("the endpoint {} stands here twice", address.value))
+                    .help("to send it more, give it a `weight`");
+            cx.at(&index.to_string(), entry.origin, |cx| cx.problem(problem, address.origin));
+            continue;
+        }
+        out.push(Endpoint {
+            address: address.value.clone(),
+            weight: full.weight.value.0,
+            zone: full.zone.as_ref().map(|zone| zone.value.clone()),
+            tier: u8::try_from(full.tier.value.0).unwrap_or(u8::MAX),
+        });
+    }
+    out
+}
+
+fn client_tls(wire: &ClientTlsWire, env: &Env<'_>, cx: &mut Cx<'_>) -> ClientTls {
+    let files = [
+        ("ca", &wire.ca, PemKind::Certificates),
+        ("cert", &wire.cert, PemKind::Certificates),
+        ("key", &wire.key, PemKind::Key),
+    ];
+    for (name, file, kind) in files {
+        if let Some(file) = file {
+            probe(name, file, kind, env, cx);
+        }
+    }
+    let alone = match (&wire.cert, &wire.key) {
+        (Some(cert), None) => Some((cert.origin, "`cert` without its `key`")),
+        (None, Some(key)) => Some((key.origin, "`key` without its `cert`")),
+        _ => None,
+    };
+    if let Some((origin, message)) = alone {
+        cx.problem(Problem::new(Code::Incomplete, message).help("a client certificate needs both"), origin);
+    }
+    let identity = wire.cert.as_ref().zip(wire.key.as_ref());
+    ClientTls {
+        ca: wire.ca.as_ref().map(|file| file.value.0.clone()),
+        identity: identity.map(|(cert, key)| (cert.value.0.clone(), key.value.0.clone())),
+        server_name: wire.server_name.as_ref().map(|name| Arc::clone(&name.value.0)),
+    }
+}
+
+fn pool(wire: &PoolWire, cx: &mut Cx<'_>) -> Pool {
+    if wire.min_idle.value.0 > wire.max_connections.value.0 {
+        let message = format!(
+            "`min_idle` ({}) is more than `max_connections` ({})",
+            wire.min_idle.value.0, wire.max_connections.value.0
+        );
+        cx.problem(Problem::new(Code::Inconsistent, message), wire.min_idle.origin);
+    }
+    Pool {
+        max_connections: wire.max_connections.value.0,
+        min_idle: wire.min_idle.value.0,
+        max_pending: wire.max_pending.value.0,
+        pending_timeout: wire.pending_timeout.value.0,
+        idle_timeout: wire.idle_timeout.value.0,
+        max_age: wire.max_age.value.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{node::Origin, wire::Defaults};
+
+    #[test]
+    fn the_defaults_of_the_pool_are_those_of_its_type() {
+        let mut faults = crate::config::Faults::default();
+        let wire = PoolWire::defaults(Origin::default());
+        assert_eq!(pool(&wire, &mut Cx::new(&mut faults, Origin::default())), Pool::default());
+    }
+}

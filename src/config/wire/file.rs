@@ -1,0 +1,395 @@
+//! The file, block by block. Doc comments here are the descriptions in the schema.
+
+use http::{HeaderName, HeaderValue, Method};
+use ipnet::IpNet;
+use serde_json::{Value as Json, json};
+
+use super::{
+    Cx, Defaults, Defs, List, Many, Shown, Spanned, Table, Text, Wire,
+    patterns::{CertificateName, NewHost, NewPath},
+    scalars::{Delay, FilePath, Int, Listen, Size, Span, SpanOrNone, Workers},
+    wire,
+};
+use crate::config::{
+    Name,
+    bootstrap::{AccessLog, Direction, ListenerProtocol, LogFormat, LogLevel},
+    node::{Node, Origin, Value},
+    policy::{
+        BalancerPolicy, EndpointAddress, GrpcPattern, HostPattern, KeyPart, PathPattern, Priority,
+        UpstreamProtocol, ValuePattern,
+    },
+};
+
+/// Resources by name.
+pub(crate) type Named<V> = Table<Name, V>;
+
+wire! {
+    /// The file that starts a Weir.
+    FileWire as "file" {
+        /// Whose policy this instance follows.
+        service: Name = required,
+        /// Which instance this is. Default: the host name.
+        instance: Name,
+        /// The zone this instance runs in.
+        zone: Name,
+        /// Threads that carry traffic; auto = min(2, usable CPUs).
+        workers: Workers = default(Workers::Auto),
+        /// The admin interface: everything about this instance. `off` turns it off.
+        admin: OrOff<AdminWire> = default(OrOff::On(AdminWire::defaults(Origin::default()))),
+        /// Metrics and probes. `off` turns them off.
+        telemetry: OrOff<TelemetryWire> = default(OrOff::On(TelemetryWire::defaults(Origin::default()))),
+        /// Logs and access records.
+        log: LogWire = empty,
+        /// How the process leaves.
+        drain: DrainWire = empty,
+        /// The addresses on which Weir accepts connections, by name; at least one.
+        listeners: Named<ListenerWire> = required,
+        /// The policy that holds when nothing live says otherwise.
+        policy: PolicyWire = empty,
+    }
+    later { "store", "redis" }
+}
+
+/// A block, or `off`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum OrOff<T> {
+    /// Turned off.
+    Off,
+    /// As the block says.
+    On(T),
+}
+
+impl<T: Wire> Wire for OrOff<T> {
+    fn decode(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
+        match &node.value {
+            Value::Bool(false) => Some(Self::Off),
+            Value::String(text) if text == "off" => Some(Self::Off),
+            Value::String(_) | Value::Bool(_) => {
+                cx.wrong_type(node, "a map or `off`");
+                None
+            }
+            _ => T::decode(node, cx).map(Self::On),
+        }
+    }
+
+    fn schema(defs: &mut Defs) -> Json {
+        json!({ "anyOf": [T::schema(defs), { "enum": ["off", false] }] })
+    }
+}
+
+wire! {
+    /// The admin interface.
+    AdminWire as "admin" {
+        /// Where it listens. Loopback, unless there is a good reason.
+        listen: Listen = default(Listen(([127, 0, 0, 1], 9901).into())),
+    }
+}
+
+impl Shown for OrOff<AdminWire> {
+    fn show(&self) -> Json {
+        match self {
+            Self::Off => "off".into(),
+            Self::On(admin) => json!({ "listen": admin.listen.value.show() }),
+        }
+    }
+}
+
+wire! {
+    /// Metrics and probes.
+    TelemetryWire as "telemetry" {
+        /// Where /metrics, /livez, /readyz and /startupz are served.
+        listen: Listen = default(Listen(([0, 0, 0, 0], 9902).into())),
+    }
+}
+
+impl Shown for OrOff<TelemetryWire> {
+    fn show(&self) -> Json {
+        match self {
+            Self::Off => "off".into(),
+            Self::On(telemetry) => json!({ "listen": telemetry.listen.value.show() }),
+        }
+    }
+}
+
+wire! {
+    /// Logs and access records.
+    LogWire as "log" {
+        /// The least important level that is written.
+        level: LogLevel = default(LogLevel::Info),
+        /// How lines look: json (one object a line) or text (for people).
+        format: LogFormat = default(LogFormat::Json),
+        /// Which requests get an access record: off, errors, all, or the errors and a share of the rest (1%).
+        access: AccessLog = default(AccessLog::Errors),
+    }
+}
+
+wire! {
+    /// How the process leaves.
+    DrainWire as "drain" {
+        /// After SIGTERM connections are still accepted for this long.
+        delay: Delay = default(Delay::secs(5)),
+        /// What still runs this long after SIGTERM is cut.
+        grace: Delay = default(Delay::secs(25)),
+    }
+}
+
+wire! {
+    /// An address on which Weir accepts connections.
+    ListenerWire as "listener" {
+        /// The address: 127.0.0.1:8080, [::]:8080, or 8080 for all IPv4 addresses.
+        listen: Listen = required,
+        /// To the application (inbound), or from it (outbound). Default: by the name (inbound*, outbound*), else
+        /// outbound on a loopback address and inbound on others.
+        direction: Direction,
+        /// What is spoken: auto (HTTP/1.1 and HTTP/2), http1 or http2.
+        protocol: ListenerProtocol = default(ListenerProtocol::Auto),
+        /// TLS as a server. Default: clear text.
+        tls: ServerTlsWire,
+        /// Most connections open at once; more are closed as they are accepted.
+        max_connections: Int<1, 10_000_000> = default(Int(10_000)),
+        /// Bound on the TLS handshake and on each request's headers.
+        header_timeout: Span = default(Span::secs(10)),
+        /// A connection without a request is closed after this.
+        keepalive_timeout: Span = default(Span::secs(300)),
+        /// Most bytes of a request's head.
+        max_header_bytes: Size<8192, 16_777_216> = default(Size(65_536)),
+        /// Most header fields of a request.
+        max_headers: Int<1, 10_000> = default(Int(100)),
+        /// HTTP/2: most streams at once on a connection.
+        max_streams: Int<1, 100_000> = default(Int(100)),
+        /// Peers whose X-Forwarded-* and X-Request-Id are believed. Default: loopback and private ranges; an empty
+        /// list trusts nobody.
+        trust: List<IpNet, 0> = default(private_ranges()),
+    }
+    later { "proxy_protocol", "unmatched", "upstream" }
+}
+
+/// Loopback and the private ranges (RFC 1918, RFC 4193).
+fn private_ranges() -> List<IpNet, 0> {
+    const RANGES: [&str; 6] =
+        ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7"];
+    let nets = RANGES.iter().filter_map(|range| range.parse().ok());
+    List(nets.map(|value| Spanned { value, origin: Origin::default() }).collect())
+}
+
+wire! {
+    /// TLS as a server. The files are read again when they change.
+    ServerTlsWire as "server-tls" {
+        /// PEM file of the certificate chain.
+        cert: FilePath = required,
+        /// PEM file of its key.
+        key: FilePath = required,
+        /// PEM file of the authorities of client certificates; when set, a client must show one.
+        client_ca: FilePath,
+    }
+}
+
+wire! {
+    /// The policy that holds when nothing live says otherwise.
+    PolicyWire as "policy" {
+        /// The groups of endpoints, by name.
+        upstreams: Named<UpstreamWire> = empty,
+        /// The rules for requests, by name.
+        routes: Named<RouteWire> = empty,
+    }
+    later { "limits", "switches", "plans" }
+}
+
+wire! {
+    /// A named group of endpoints of one service.
+    UpstreamWire as "upstream" {
+        /// Its endpoints; at least one.
+        endpoints: List<EndpointWire, 1> = required,
+        /// What is spoken to them: auto (ALPN under TLS; in clear HTTP/2 for gRPC, else HTTP/1.1), http1 or http2.
+        protocol: UpstreamProtocol = default(UpstreamProtocol::Auto),
+        /// TLS to the endpoints; `{}` is enough for public certificates. Default: clear text.
+        tls: ClientTlsWire,
+        /// How an endpoint is chosen.
+        balancer: BalancerWire = empty,
+        /// Limits of the connection pool.
+        pool: PoolWire = empty,
+        /// Bound on one TCP connect and, after it, on the TLS handshake.
+        connect_timeout: Span = default(Span::secs(1)),
+    }
+    later { "health", "ejection", "breaker", "retry", "hedge", "concurrency", "fallback", "discover", "slow_start", "panic", "min_healthy" }
+}
+
+/// An endpoint, in its short or its full form.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct EndpointWire(pub(crate) EndpointFull);
+
+wire! {
+    /// An endpoint with what is special about it.
+    EndpointFull as "endpoint" {
+        /// Where to connect: host:port.
+        address: EndpointAddress = required,
+        /// Its share of the traffic relative to its peers; 0 takes it out of rotation.
+        weight: Int<0, 65_535> = default(Int(1)),
+        /// The zone it runs in.
+        zone: Name,
+        /// 0 is used first; the next tier when too few of it are healthy.
+        tier: Int<0, 255> = default(Int(0)),
+    }
+}
+
+impl Wire for EndpointWire {
+    fn decode(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
+        if matches!(node.value, Value::Map(_)) {
+            return EndpointFull::decode(node, cx).map(Self);
+        }
+        let address = EndpointAddress::decode(node, cx)?;
+        let mut full = EndpointFull::defaults(node.origin);
+        full.address = Some(Spanned { value: address, origin: node.origin });
+        Some(Self(full))
+    }
+
+    fn schema(defs: &mut Defs) -> Json {
+        json!({ "anyOf": [<EndpointAddress as Wire>::schema(defs), EndpointFull::schema(defs)] })
+    }
+}
+
+wire! {
+    /// TLS as a client.
+    ClientTlsWire as "client-tls" {
+        /// PEM file of the authorities to trust. Default: the system's.
+        ca: FilePath,
+        /// PEM file of the client's own certificate chain; needs `key`.
+        cert: FilePath,
+        /// PEM file of its key; needs `cert`.
+        key: FilePath,
+        /// The name that the certificate must carry, also sent as SNI. Default: the host of the endpoint.
+        server_name: CertificateName,
+    }
+}
+
+wire! {
+    /// How an endpoint is chosen. Weights count everywhere.
+    BalancerWire as "balancer" {
+        /// `least_request` (the less loaded of two drawn at random), `round_robin` or `random`.
+        policy: BalancerPolicy = default(BalancerPolicy::LeastRequest),
+    }
+    later { "key", "decay" }
+}
+
+wire! {
+    /// Limits of the connection pool; counts are per endpoint.
+    PoolWire as "pool" {
+        /// Most connections to one endpoint.
+        max_connections: Int<1, 1_000_000> = default(Int(1024)),
+        /// Idle connections to keep open to each endpoint once it was used.
+        min_idle: Int<0, 10_000> = default(Int(0)),
+        /// Most requests that wait for a connection to one endpoint.
+        max_pending: Int<0, 1_000_000> = default(Int(100)),
+        /// How long a request waits for a connection.
+        pending_timeout: Span = default(Span::secs(1)),
+        /// An idle connection is closed after this.
+        idle_timeout: Span = default(Span::secs(60)),
+        /// A connection takes no new request after this, ± 20 %.
+        max_age: Span = default(Span::secs(30 * 60)),
+    }
+}
+
+wire! {
+    /// A rule for the requests that it matches.
+    RouteWire as "route" {
+        /// The listener that its requests come in by; the same as in `match`. Default: all listeners.
+        listener: Name,
+        /// Which requests it is for; left out, all.
+        matches("match"): MatchWire = empty,
+        /// Where they go; this or `split`.
+        upstream: Name,
+        /// Where they go, by weight; this or `upstream`.
+        split: List<PartWire, 1>,
+        /// What makes a split sticky: requests with the same key go to the same upstream.
+        key: Many<KeyPart>,
+        /// From the request's headers to the answer's, retries included; 0 = none.
+        timeout: SpanOrNone = default(SpanOrNone::secs(15)),
+        /// No byte either way for this long ends the exchange; 0 = none.
+        idle_timeout: SpanOrNone = default(SpanOrNone::secs(300)),
+        /// Its importance when load must be shed: critical, normal, low or background.
+        priority: Priority = default(Priority::Normal),
+        /// Changes to the request's target.
+        rewrite: RewriteWire = empty,
+        /// Changes to the request's headers.
+        request_headers: EditsWire = empty,
+        /// Changes to the answer's headers.
+        response_headers: EditsWire = empty,
+        /// The largest request body; larger ones get 413. Default: no bound.
+        max_body: Size<0, { u64::MAX }>,
+    }
+    later { "retry", "hedge", "breaker", "fallback" }
+}
+
+wire! {
+    /// One part of a split.
+    PartWire as "split-part" {
+        /// The upstream.
+        upstream: Name = required,
+        /// Its share relative to the other parts.
+        weight: Int<0, 65_535> = default(Int(1)),
+    }
+}
+
+wire! {
+    /// Changes to the request's target.
+    RewriteWire as "rewrite" {
+        /// Replaces the prefix that the route matched (`/prefix/*`), or the whole path (`/exact`).
+        path_prefix: NewPath,
+        /// Replaces the host.
+        host: NewHost,
+    }
+}
+
+wire! {
+    /// Changes to a message's headers: first `remove`, then `set`, then `add`.
+    EditsWire as "header-edits" {
+        /// Headers to give exactly this value.
+        set: Table<HeaderName, HeaderValue> = empty,
+        /// Values to append.
+        add: Table<HeaderName, Many<HeaderValue>> = empty,
+        /// Headers to take out.
+        remove: Many<HeaderName>,
+    }
+}
+
+wire! {
+    /// Which requests a rule is for; all given parts must hold.
+    MatchWire as "match" {
+        /// The listener the request came in by.
+        listener: Name,
+        /// The route it matched (not in routes themselves).
+        route: Name,
+        /// Any of these hosts: exact, or `*.suffix`; without port.
+        host: Many<HostPattern>,
+        /// Any of these paths: `/exact`, `/prefix/*` or `~regex`.
+        path: Many<PathPattern>,
+        /// Any of these methods.
+        methods: Many<Method>,
+        /// All of these headers: a value, `~regex`, `present` or `absent`.
+        headers: Table<HeaderName, ValuePattern> = empty,
+        /// All of these query parameters: a value, `~regex`, `present` or `absent`.
+        query: Table<QueryName, ValuePattern> = empty,
+        /// Any of these client networks.
+        client: Many<IpNet>,
+        /// A gRPC method (`package.Service/Method`), or all of a service (`package.Service`).
+        grpc: GrpcPattern,
+    }
+}
+
+/// The name of a query parameter.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct QueryName(pub(crate) std::sync::Arc<str>);
+
+impl Text for QueryName {
+    const WHAT: &'static str = "a query parameter's name";
+    const DEF: &'static str = "";
+    const TAKES: super::Takes = super::Takes::Any;
+
+    fn parse(text: &str) -> Result<Self, crate::config::fault::Problem> {
+        Ok(Self(std::sync::Arc::from(text)))
+    }
+
+    fn describe() -> Json {
+        json!({ "type": "string" })
+    }
+}

@@ -1,0 +1,246 @@
+//! Bodies on their way through: counted, bounded, and, where it is safe, replayable.
+
+use std::{
+    cell::{Cell, RefCell},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::sync::oneshot;
+
+/// Most bytes of a request body that are kept so that it can be sent again.
+pub(crate) const REPLAY_LIMIT: usize = 64 * 1024;
+
+/// What is known of an exchange's bodies while they flow; shared by both directions.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    request_bytes: Cell<u64>,
+    response_bytes: Cell<u64>,
+    moved: Cell<Instant>,
+    fault: Cell<Option<UploadFault>>,
+}
+
+/// Why a request body ended before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UploadFault {
+    /// It is larger than the route takes.
+    TooLarge,
+    /// The client stopped sending.
+    ClientGone,
+}
+
+impl Flow {
+    pub(crate) fn new(now: Instant) -> Rc<Self> {
+        Rc::new(Self {
+            request_bytes: Cell::new(0),
+            response_bytes: Cell::new(0),
+            moved: Cell::new(now),
+            fault: Cell::new(None),
+        })
+    }
+
+    pub(crate) fn request_bytes(&self) -> u64 {
+        self.request_bytes.get()
+    }
+
+    pub(crate) fn response_bytes(&self) -> u64 {
+        self.response_bytes.get()
+    }
+
+    /// When a byte last moved, either way.
+    pub(crate) fn moved(&self) -> Instant {
+        self.moved.get()
+    }
+
+    pub(crate) fn fault(&self) -> Option<UploadFault> {
+        self.fault.get()
+    }
+
+    pub(crate) fn answered(&self, bytes: usize) {
+        self.response_bytes.set(self.response_bytes.get() + bytes as u64);
+        self.moved.set(Instant::now());
+    }
+
+    pub(crate) fn uploaded(&self, bytes: usize) {
+        self.request_bytes.set(self.request_bytes.get() + bytes as u64);
+        self.moved.set(Instant::now());
+    }
+}
+
+/// A request body on its way to an endpoint.
+#[derive(Debug)]
+pub(crate) enum RequestBody {
+    /// None.
+    Empty,
+    /// One that flows from the client.
+    Streaming(Streaming),
+}
+
+/// A request body that flows from the client to an endpoint.
+#[derive(Debug)]
+pub(crate) struct Streaming {
+    source: Rc<Source>,
+    /// How many of the kept frames this attempt has sent.
+    sent: usize,
+    /// `Expect: 100-continue`: nothing is read from the client before the endpoint asks for it.
+    gate: Option<oneshot::Receiver<()>>,
+}
+
+/// The client's body, and what of it has been kept; shared by the attempts.
+#[derive(Debug)]
+pub(crate) struct Source {
+    incoming: RefCell<Incoming>,
+    flow: Rc<Flow>,
+    limit: Option<u64>,
+    kept: RefCell<Vec<Bytes>>,
+    kept_bytes: Cell<usize>,
+    replayable: Cell<bool>,
+}
+
+impl Source {
+    /// Wraps a client's body. `limit` bounds it in bytes; `keep` keeps up to [`REPLAY_LIMIT`] bytes of it for a
+    /// second attempt.
+    pub(crate) fn new(incoming: Incoming, flow: Rc<Flow>, limit: Option<u64>, keep: bool) -> Rc<Self> {
+        Rc::new(Self {
+            incoming: RefCell::new(incoming),
+            flow,
+            limit,
+            kept: RefCell::new(Vec::new()),
+            kept_bytes: Cell::new(0),
+            replayable: Cell::new(keep),
+        })
+    }
+
+    /// Whether everything that was read of it has been kept, so that it can be sent from its start.
+    pub(crate) fn replayable(&self) -> bool {
+        self.replayable.get()
+    }
+
+    /// The body for one attempt. Its gate, when given, holds it back until it opens or is dropped.
+    pub(crate) fn body(self: &Rc<Self>, gate: Option<oneshot::Receiver<()>>) -> RequestBody {
+        RequestBody::Streaming(Streaming { source: self.clone(), sent: 0, gate })
+    }
+
+    fn keep(&self, data: &Bytes) {
+        if !self.replayable.get() {
+            return;
+        }
+        let total = self.kept_bytes.get() + data.len();
+        if total > REPLAY_LIMIT {
+            self.replayable.set(false);
+            self.kept.borrow_mut().clear();
+            return;
+        }
+        self.kept_bytes.set(total);
+        self.kept.borrow_mut().push(data.clone());
+    }
+}
+
+/// Why a body could not be read to its end.
+#[derive(Debug)]
+pub(crate) enum BodyError {
+    /// The other side failed.
+    Stream(hyper::Error),
+    /// Larger than the route takes.
+    TooLarge,
+    /// Nothing moved for the route's `idle_timeout`, or the client's deadline ran out.
+    Timeout,
+}
+
+impl std::fmt::Display for BodyError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stream(error) => error.fmt(f),
+            Self::TooLarge => f.write_str("body is larger than max_body"),
+            Self::Timeout => f.write_str("body timed out"),
+        }
+    }
+}
+
+impl std::error::Error for BodyError {}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Streaming(streaming) => streaming.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Streaming(streaming) => {
+                let source = &streaming.source;
+                streaming.sent >= source.kept.borrow().len() && source.incoming.borrow().is_end_stream()
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Streaming(streaming) => streaming.size_hint(),
+        }
+    }
+}
+
+impl Streaming {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(gate) = &mut self.gate {
+            // Opened or dropped: either way the wait is over.
+            let _ = ready!(Pin::new(gate).poll(cx));
+            self.gate = None;
+        }
+        let source = &*self.source;
+        if let Some(data) = source.kept.borrow().get(self.sent) {
+            self.sent += 1;
+            return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
+        }
+        let frame = match ready!(Pin::new(&mut *source.incoming.borrow_mut()).poll_frame(cx)) {
+            None => return Poll::Ready(None),
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => {
+                source.flow.fault.set(Some(UploadFault::ClientGone));
+                return Poll::Ready(Some(Err(BodyError::Stream(error))));
+            }
+        };
+        if let Some(data) = frame.data_ref() {
+            source.flow.uploaded(data.len());
+            if source.limit.is_some_and(|limit| source.flow.request_bytes() > limit) {
+                source.flow.fault.set(Some(UploadFault::TooLarge));
+                return Poll::Ready(Some(Err(BodyError::TooLarge)));
+            }
+            source.keep(data);
+            if source.replayable() {
+                self.sent += 1;
+            }
+        } else {
+            // Trailers are not kept.
+            source.replayable.set(false);
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let kept: usize = self.source.kept.borrow().iter().skip(self.sent).map(Bytes::len).sum();
+        let rest = self.source.incoming.borrow().size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + kept as u64);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + kept as u64);
+        }
+        hint
+    }
+}

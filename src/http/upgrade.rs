@@ -1,0 +1,158 @@
+//! The wish to leave HTTP (WebSocket and others): RFC 9110 §7.8.
+
+use std::fmt;
+
+use ::http::{
+    HeaderMap, HeaderValue, StatusCode, Version,
+    header::{CONNECTION, UPGRADE},
+};
+
+use super::hygiene::list;
+
+/// The protocol or protocols that a client wants to change to, as the value of `Upgrade`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpgradeProtocol(HeaderValue);
+
+impl UpgradeProtocol {
+    /// The value of `Upgrade`.
+    pub fn value(&self) -> &HeaderValue {
+        &self.0
+    }
+
+    /// Whether it is WebSocket (RFC 6455).
+    pub fn is_websocket(&self) -> bool {
+        self.0.as_bytes().eq_ignore_ascii_case(b"websocket")
+    }
+
+    /// Puts the wish back into headers from which what was hop-by-hop is gone.
+    pub fn restore(&self, headers: &mut HeaderMap) {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, self.0.clone());
+    }
+
+    fn offers(&self, protocol: &[u8]) -> bool {
+        self.0.as_bytes().split(|&b| b == b',').any(|p| p.trim_ascii().eq_ignore_ascii_case(protocol))
+    }
+}
+
+/// An upstream switched protocols without being asked, or to one that was not offered. The answer is 502
+/// (`upstream_protocol`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnexpectedSwitch;
+
+impl fmt::Display for UnexpectedSwitch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the upstream switched to a protocol that nobody asked for")
+    }
+}
+
+impl std::error::Error for UnexpectedSwitch {}
+
+/// What a request wants to change to. Before hop-by-hop fields are removed.
+///
+/// Only HTTP/1.1 has upgrades (RFC 9110 §7.8: in HTTP/1.0 they are to be ignored), and `Connection` must name
+/// the field. `h2c` is not passed on: it would take the request out of Weir's sight (RFC 9113 §3.1 made it
+/// obsolete); nor are other versions of HTTP or TLS (RFC 2817). Such a request is served as if it had not
+/// asked.
+pub fn requested(version: Version, headers: &HeaderMap) -> Option<UpgradeProtocol> {
+    let value = headers.get(UPGRADE)?;
+    if version != Version::HTTP_11 || !list(headers, &CONNECTION).any(|o| o.eq_ignore_ascii_case(b"upgrade"))
+    {
+        return None;
+    }
+    let offered: Vec<_> = list(headers, &UPGRADE).collect();
+    if offered.iter().all(|protocol| !is_http(protocol)) && offered.len() == 1 {
+        return Some(UpgradeProtocol(value.clone()));
+    }
+    let kept: Vec<_> = offered.into_iter().filter(|protocol| !is_http(protocol)).collect();
+    (!kept.is_empty()).then(|| HeaderValue::from_bytes(&kept.join(&b", "[..])).ok().map(UpgradeProtocol))?
+}
+
+/// Whether a protocol is HTTP itself, or TLS around it.
+fn is_http(protocol: &[u8]) -> bool {
+    let name = protocol.split(|&b| b == b'/').next().unwrap_or_default();
+    [&b"h2c"[..], b"h2", b"http", b"tls"].iter().any(|known| name.eq_ignore_ascii_case(known))
+}
+
+/// What an upstream switches to with its answer; `None` when it does not.
+///
+/// A server may switch only to what was offered (RFC 9110 §7.8). Before hop-by-hop fields are removed.
+pub fn accepted(
+    asked: Option<&UpgradeProtocol>,
+    status: StatusCode,
+    headers: &HeaderMap,
+) -> Result<Option<UpgradeProtocol>, UnexpectedSwitch> {
+    if status != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(None);
+    }
+    let asked = asked.ok_or(UnexpectedSwitch)?;
+    let chosen = headers.get(UPGRADE).ok_or(UnexpectedSwitch)?;
+    // Several members are layers of one protocol; each must have been offered.
+    let mut members = list(headers, &UPGRADE).peekable();
+    if members.peek().is_none() || !members.all(|member| asked.offers(member)) {
+        return Err(UnexpectedSwitch);
+    }
+    Ok(Some(UpgradeProtocol(chosen.clone())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn reads_the_wish() {
+        for (version, connection, upgrade, expected) in [
+            (Version::HTTP_11, "Upgrade", "websocket", Some("websocket")),
+            (Version::HTTP_11, "keep-alive, upgrade", "WebSocket", Some("WebSocket")),
+            (Version::HTTP_11, "upgrade", "foo/2, h2c, bar", Some("foo/2, bar")),
+            (Version::HTTP_11, "upgrade", "h2c", None),
+            (Version::HTTP_11, "upgrade, http2-settings", "H2C", None),
+            (Version::HTTP_11, "upgrade", "HTTP/2.0", None),
+            (Version::HTTP_11, "upgrade", "TLS/1.0", None),
+            (Version::HTTP_11, "upgrade", "", None),
+            (Version::HTTP_11, "close", "websocket", None),
+            (Version::HTTP_10, "upgrade", "websocket", None),
+            (Version::HTTP_2, "upgrade", "websocket", None),
+        ] {
+            let found = requested(version, &map(&[("connection", connection), ("upgrade", upgrade)]));
+            assert_eq!(
+                found.as_ref().map(|p| p.value().to_str().unwrap()),
+                expected,
+                "{version:?} {upgrade}"
+            );
+        }
+        assert_eq!(requested(Version::HTTP_11, &map(&[("connection", "upgrade")])), None);
+    }
+
+    #[test]
+    fn survives_hygiene() {
+        let mut headers = map(&[("connection", "upgrade, x-hop"), ("upgrade", "websocket"), ("x-hop", "1")]);
+        let asked = requested(Version::HTTP_11, &headers).unwrap();
+        assert!(asked.is_websocket());
+        super::super::hygiene::remove_hop_by_hop(&mut headers);
+        assert!(headers.is_empty());
+        asked.restore(&mut headers);
+        assert_eq!(headers, map(&[("connection", "upgrade"), ("upgrade", "websocket")]));
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_accepted() {
+        let asked = UpgradeProtocol(HeaderValue::from_static("foo, websocket"));
+        let switch = StatusCode::SWITCHING_PROTOCOLS;
+        let to = |protocol| map(&[("connection", "upgrade"), ("upgrade", protocol)]);
+        assert_eq!(accepted(Some(&asked), StatusCode::OK, &to("evil")), Ok(None));
+        assert!(accepted(Some(&asked), switch, &to("WebSocket")).unwrap().unwrap().is_websocket());
+        assert_eq!(accepted(Some(&asked), switch, &to("evil")), Err(UnexpectedSwitch));
+        assert_eq!(accepted(Some(&asked), switch, &to("")), Err(UnexpectedSwitch));
+        assert_eq!(accepted(Some(&asked), switch, &HeaderMap::new()), Err(UnexpectedSwitch));
+        assert_eq!(accepted(None, switch, &to("websocket")), Err(UnexpectedSwitch));
+    }
+}

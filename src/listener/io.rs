@@ -1,0 +1,137 @@
+//! The downstream socket, as hyper sees it.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{
+    refusal::Refusals,
+    state::{ConnState, Phase},
+};
+use crate::net::Stream;
+
+/// A downstream connection that replays the bytes read for detection, keeps the connection's stamps, sends
+/// interim responses between messages, and turns hyper's bare parse errors into answers that explain
+/// themselves.
+#[derive(Debug)]
+pub(crate) struct ServerIo {
+    stream: Stream,
+    replay: Bytes,
+    out: Bytes,
+    /// hyper has nothing buffered: what is written next begins a message.
+    between: bool,
+    refusals: Option<Refusals>,
+    state: Arc<ConnState>,
+}
+
+impl ServerIo {
+    pub(crate) fn new(stream: Stream, replay: Bytes, state: Arc<ConnState>) -> Self {
+        if !replay.is_empty() {
+            state.did_read();
+        }
+        Self { stream, replay, out: Bytes::new(), between: true, refusals: None, state }
+    }
+
+    /// Explains refusals that hyper makes by itself (HTTP/1 only).
+    pub(crate) fn explaining(mut self, refusals: Refusals) -> Self {
+        self.refusals = Some(refusals);
+        self
+    }
+
+    /// Puts interim responses in line, where they do not fall into the middle of a message.
+    fn take_interim(&mut self) {
+        if self.between
+            && let Some(interim) = self.state.take_interim()
+        {
+            let mut out = Vec::from(std::mem::take(&mut self.out));
+            out.extend_from_slice(&interim);
+            self.out = Bytes::from(out);
+        }
+    }
+
+    /// Writes what waits in `out`; ready when nothing does.
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.out.is_empty() {
+            let n = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.out.advance(n);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for ServerIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.replay.is_empty() {
+            let n = this.replay.len().min(buf.remaining());
+            buf.put_slice(&this.replay.split_to(n));
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        if buf.filled().len() > before {
+            this.state.did_read();
+        } else if buf.remaining() > 0 {
+            this.state.saw_end();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for ServerIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.take_interim();
+        ready!(this.poll_out(cx))?;
+        this.between = false;
+        if this.state.phase() != Phase::Busy
+            && let Some(refusals) = &this.refusals
+            && let Some(answer) = refusals.explain(buf)
+        {
+            this.out = answer;
+            ready!(this.poll_out(cx))?;
+            return Poll::Ready(Ok(buf.len()));
+        }
+        Pin::new(&mut this.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.take_interim();
+        ready!(this.poll_out(cx))?;
+        this.between = false;
+        Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        // hyper flushes only when it has written everything.
+        this.between = true;
+        this.take_interim();
+        ready!(this.poll_out(cx))?;
+        Pin::new(&mut this.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_out(cx))?;
+        Pin::new(&mut this.stream).poll_shutdown(cx)
+    }
+}

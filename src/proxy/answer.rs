@@ -1,0 +1,250 @@
+//! The answer as the client gets it.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use ::http::{HeaderValue, Response, Version, header};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Sleep, sleep_until};
+
+use super::{attempt::Answer, exchange::Exchange, limits::TimeLimits, tunnel};
+use crate::{
+    error::ProxyError,
+    http::{body::BodyError, forwarded, hygiene, respond},
+    route::rewrite,
+    telemetry::Ended,
+    upstream::Lease,
+};
+
+/// An endpoint's answer, on its way to the client.
+pub(super) fn forward(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
+    let Answer { response, lease, limits, tunnel } = answer;
+    let (mut head, body) = response.into_parts();
+    hygiene::remove_hop_by_hop(&mut head.headers);
+    let connection = exchange.connection().clone();
+    connection.listener.via.append(head.version, &mut head.headers);
+    head.headers.insert(forwarded::X_REQUEST_ID, exchange.request_id().clone());
+    if let Some(route) = exchange.route() {
+        rewrite::apply_edits(&route.config.response_headers, &mut head.headers);
+    }
+    if let Some(tunnel) = tunnel {
+        tunnel.protocol.restore(&mut head.headers);
+        exchange.head_goes_out();
+        tunnel::carry(tunnel, exchange, lease, limits);
+        return finished(head, ResponseBody::empty());
+    }
+    if exchange.version() == Version::HTTP_2 {
+        hygiene::for_http2(&mut head.headers);
+    }
+    exchange.head_goes_out();
+    let leaving = exchange.connection_is_leaving();
+    let response = finished(head, ResponseBody::streaming(body, exchange, lease, limits));
+    leave(response, leaving, &connection)
+}
+
+/// An answer that Weir makes.
+pub(super) fn made(mut exchange: Exchange, error: &ProxyError) -> Response<ResponseBody> {
+    let made = respond::respond(error, exchange.asked(error.reason));
+    let (head, body) = made.into_parts();
+    exchange.makes(error, head.status);
+    exchange.head_goes_out();
+    let leaving = exchange.connection_is_leaving();
+    let connection = exchange.connection().clone();
+    let mut response = finished(head, ResponseBody::whole(body, exchange));
+    connection.listener.via.append(Version::HTTP_11, response.headers_mut());
+    leave(response, leaving, &connection)
+}
+
+/// The response as hyper's server wants it: the version is the connection's matter, not the upstream's.
+fn finished(head: ::http::response::Parts, body: ResponseBody) -> Response<ResponseBody> {
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    response
+}
+
+/// Sends the client elsewhere for its next request when this instance is on its way out.
+fn leave(
+    mut response: Response<ResponseBody>,
+    leaving: bool,
+    connection: &crate::listener::Connection,
+) -> Response<ResponseBody> {
+    if leaving {
+        if connection.is_multiplexed() {
+            connection.tell(crate::listener::Signal::Finish);
+        } else {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+    response
+}
+
+/// The body of an answer. The books of the exchange travel in it: when it has ended, or is dropped, so has the
+/// exchange.
+#[derive(Debug)]
+pub(crate) struct ResponseBody {
+    source: BodySource,
+    exchange: Option<Box<Exchange>>,
+}
+
+#[derive(Debug)]
+enum BodySource {
+    Whole(Option<Bytes>),
+    Streaming(Box<StreamingBody>),
+}
+
+#[derive(Debug)]
+struct StreamingBody {
+    incoming: Incoming,
+    lease: Option<Lease>,
+    limits: TimeLimits,
+    /// Runs while nothing comes from the endpoint.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl ResponseBody {
+    fn empty() -> Self {
+        Self { source: BodySource::Whole(None), exchange: None }
+    }
+
+    fn whole(body: Bytes, mut exchange: Exchange) -> Self {
+        exchange.ends(Ended::Complete);
+        let body = (!body.is_empty()).then_some(body);
+        let exchange = body.is_some().then(|| Box::new(exchange));
+        Self { source: BodySource::Whole(body), exchange }
+    }
+
+    fn streaming(incoming: Incoming, exchange: Exchange, lease: Lease, limits: TimeLimits) -> Self {
+        let mut body = Self {
+            source: BodySource::Streaming(Box::new(StreamingBody {
+                incoming,
+                lease: Some(lease),
+                limits,
+                stalled: None,
+            })),
+            exchange: Some(Box::new(exchange)),
+        };
+        body.settle_if_done();
+        body
+    }
+
+    /// Closes the books when the last byte has come.
+    fn settle_if_done(&mut self) {
+        let BodySource::Streaming(body) = &mut self.source else { return };
+        if body.incoming.is_end_stream() {
+            body.complete();
+            self.settle(Ended::Complete);
+        }
+    }
+
+    fn settle(&mut self, ended: Ended) {
+        if let Some(mut exchange) = self.exchange.take() {
+            exchange.ends(ended);
+        }
+    }
+
+    fn poll_streaming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let (BodySource::Streaming(body), Some(exchange)) = (&mut self.source, &mut self.exchange) else {
+            return Poll::Ready(None);
+        };
+        let frame = match Pin::new(&mut body.incoming).poll_frame(cx) {
+            Poll::Pending => {
+                if body.poll_stalled(cx, exchange).is_pending() {
+                    return Poll::Pending;
+                }
+                self.settle(Ended::Timeout);
+                return Poll::Ready(Some(Err(BodyError::Timeout)));
+            }
+            Poll::Ready(frame) => frame,
+        };
+        body.stalled = None;
+        match frame {
+            None => {
+                body.complete();
+                self.settle(Ended::Complete);
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => {
+                self.settle(Ended::UpstreamReset);
+                Poll::Ready(Some(Err(BodyError::Stream(error))))
+            }
+            Some(Ok(mut frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    exchange.flow().answered(data.len());
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    hygiene::clean_trailers(trailers);
+                    exchange.know_grpc_status(trailers);
+                }
+                self.settle_if_done();
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+}
+
+impl StreamingBody {
+    /// The endpoint has said everything: its connection is free.
+    fn complete(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.finish();
+        }
+    }
+
+    /// Ready when the exchange has been still for too long, or its client's deadline is over.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>, exchange: &Exchange) -> Poll<()> {
+        let Some(by) = self.limits.body_by(exchange.flow()) else { return Poll::Pending };
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep_until(by.into())));
+        loop {
+            if stalled.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            // The request's body may have moved since.
+            match self.limits.body_by(exchange.flow()) {
+                Some(by) if by > Instant::now() => stalled.as_mut().reset(by.into()),
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        match &mut this.source {
+            BodySource::Streaming(_) => this.poll_streaming(cx),
+            BodySource::Whole(body) => {
+                let data = body.take();
+                if let (Some(data), Some(exchange)) = (&data, &this.exchange) {
+                    exchange.flow().answered(data.len());
+                }
+                this.exchange = None;
+                Poll::Ready(data.map(|data| Ok(Frame::data(data))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            BodySource::Whole(body) => body.is_none(),
+            BodySource::Streaming(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            BodySource::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, Bytes::len) as u64),
+            BodySource::Streaming(body) => body.incoming.size_hint(),
+        }
+    }
+}

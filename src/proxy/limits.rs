@@ -1,0 +1,93 @@
+//! How long an exchange may take.
+
+use std::{
+    pin::pin,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use ::http::HeaderMap;
+use tokio::time::{sleep_until, timeout_at};
+
+use super::exchange::Exchange;
+use crate::{
+    config::policy::Route,
+    error::Reason,
+    http::{body::Flow, deadline},
+};
+
+/// The clocks of one exchange: the route's `timeout` up to the answer's headers, the deadline that the client set for all of
+/// it, and the route's `idle_timeout`, which bounds silence.
+#[derive(Debug, Clone)]
+pub(crate) struct TimeLimits {
+    /// The answer's headers are due.
+    headers_by: Option<Instant>,
+    /// Everything is due: the client said so.
+    client_by: Option<Instant>,
+    idle: Option<Duration>,
+}
+
+impl TimeLimits {
+    pub(super) fn begin(exchange: &Exchange, route: &Route, headers: &HeaderMap) -> Self {
+        let begun = exchange.started();
+        Self {
+            headers_by: route.timeout.map(|timeout| begun + timeout),
+            client_by: deadline::client_timeout(headers).and_then(|timeout| begun.checked_add(timeout)),
+            idle: route.idle_timeout,
+        }
+    }
+
+    /// What is left of the deadline that the client set, to be passed on. The route's timeout is not: it ends with
+    /// the answer's headers, and an endpoint that took it for a deadline would end streams that may go on.
+    pub(super) fn remaining(&self, now: Instant) -> Option<Duration> {
+        self.client_by.map(|by| by.saturating_duration_since(now))
+    }
+
+    /// Waits for the answer's headers, `work`, no longer than they may take.
+    pub(super) async fn bound<W: Future>(&self, flow: &Rc<Flow>, work: W) -> Result<W::Output, Reason> {
+        let mut work = pin!(work);
+        loop {
+            let Some((at, reason)) = self.next(flow) else { return Ok(work.await) };
+            if let Ok(done) = timeout_at(at.into(), work.as_mut()).await {
+                return Ok(done);
+            }
+            if self.next(flow).is_some_and(|(at, _)| at <= Instant::now()) {
+                return Err(reason);
+            }
+        }
+    }
+
+    /// The clock that ends first.
+    fn next(&self, flow: &Flow) -> Option<(Instant, Reason)> {
+        // A route without `timeout` still bounds silence.
+        let silence = self.idle.filter(|_| self.headers_by.is_none()).map(|idle| flow.moved() + idle);
+        let route = self.headers_by.or(silence);
+        match (route, self.client_by) {
+            (Some(route), Some(client)) if client <= route => Some((client, Reason::DeadlineExceeded)),
+            (Some(route), _) => Some((route, Reason::UpstreamTimeout)),
+            (None, Some(client)) => Some((client, Reason::DeadlineExceeded)),
+            (None, None) => None,
+        }
+    }
+
+    /// When a body that stands still now is given up, unless a byte moves before.
+    pub(super) fn body_by(&self, flow: &Flow) -> Option<Instant> {
+        let silence = self.idle.map(|idle| flow.moved() + idle);
+        match (silence, self.client_by) {
+            (Some(silence), Some(client)) => Some(silence.min(client)),
+            (silence, client) => silence.or(client),
+        }
+    }
+
+    /// How long nothing may move in a tunnel.
+    pub(super) async fn tunnel_silent(&self, flow: &Flow) {
+        let Some(idle) = self.idle else { return std::future::pending().await };
+        loop {
+            let by = flow.moved() + idle;
+            if by <= Instant::now() {
+                return;
+            }
+            sleep_until(by.into()).await;
+        }
+    }
+}

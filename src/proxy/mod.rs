@@ -1,0 +1,89 @@
+//! The request path: `handle` → `dispatch` → `attempt`. The whole story is on this page.
+//!
+//! [`handle`] never fails: it turns what [`dispatch`] returns, an answer or an error, into a response, and the
+//! exchange's books travel in its body until the last byte is out. Whatever a request acquires on its way (a
+//! place in a count, a connection, its entry in the books) is a guard, and dropping it is its only release: a
+//! client that goes away drops the future, and with it everything.
+
+mod answer;
+mod attempt;
+mod exchange;
+mod limits;
+mod outgoing;
+mod receive;
+mod tunnel;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+};
+
+use hyper::{Request, Response, body::Incoming};
+
+pub(crate) use answer::ResponseBody;
+
+use self::{exchange::Exchange, limits::TimeLimits};
+use crate::{
+    error::{ProxyError, Reason},
+    listener::Connection,
+};
+
+/// Answers one request. Never fails, and never takes more than this request with it.
+pub(crate) async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
+    let mut exchange = Exchange::begin(connection, &request);
+    let result = caught(dispatch(&mut exchange, request)).await;
+    match result {
+        Ok(Ok(answer)) => answer::forward(exchange, answer),
+        Ok(Err(error)) => answer::made(exchange, &error),
+        Err(panic) => {
+            exchange.panicked(&panic);
+            answer::made(exchange, &ProxyError::new(Reason::Internal))
+        }
+    }
+}
+
+async fn dispatch(
+    exchange: &mut Exchange,
+    request: Request<Incoming>,
+) -> Result<attempt::Answer, ProxyError> {
+    let received = receive::receive(exchange, request)?;
+    let (route, upstream) = receive::resolve(exchange, &received)?;
+    let limits = TimeLimits::begin(exchange, &route, &received.parts.headers);
+    let outgoing = outgoing::prepare(exchange, &route, received, &limits)?;
+    let flow = exchange.flow().clone();
+    let sent = limits.bound(&flow, attempt::send(exchange, &upstream, outgoing, &limits)).await;
+    sent.unwrap_or_else(|reason| Err(exchange.timed_out(reason, &upstream)))
+}
+
+/// Runs `future`; a panic in it becomes an error that says what the panic said.
+async fn caught<F: Future>(future: F) -> Result<F::Output, String> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+        Err(panic) => Poll::Ready(Err(message_of(panic.as_ref()))),
+    })
+    .await
+}
+
+fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_becomes_an_error_and_goes_no_further() {
+        assert_eq!(caught(async { 7 }).await, Ok(7));
+        let late = async {
+            tokio::task::yield_now().await;
+            panic!("at {}", "dawn");
+        };
+        assert_eq!(caught::<_>(late).await, Err::<(), _>("at dawn".to_owned()));
+    }
+}

@@ -1,0 +1,149 @@
+//! The compiled policy that requests read.
+//!
+//! A snapshot is immutable and complete: whatever can be worked out before a request comes (tables, handles,
+//! connectors) is in it. A request takes the one that is current when it begins, and keeps it.
+
+mod compile;
+mod publisher;
+mod registry;
+
+use std::{cell::OnceCell, collections::HashMap, rc::Rc, sync::Arc};
+
+pub use compile::CompileError;
+pub use publisher::{Outcome, Publisher, first};
+pub use registry::Registry;
+
+use crate::{
+    balance::Balancer,
+    config::{self, Name, policy::Pool},
+    route::{Key, Rewriter, RouteTable, split::Split},
+    telemetry::{RouteMetrics, Share, UpstreamMetrics},
+    upstream::{Connector, Endpoint, Lane, Pools, Want},
+};
+
+/// The policy as it is now.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Counts the snapshots of this process, from 1.
+    pub generation: u64,
+    /// One table per listener, in the listeners' order.
+    pub tables: Vec<RouteTable>,
+    /// The routes, in the order that the tables' indices mean.
+    pub routes: Vec<Route>,
+    /// The upstreams.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// Which endpoint (by id) belongs to which upstream (by index).
+    endpoints: HashMap<u64, usize>,
+    /// How many candidates all upstreams have: the size of a worker's own table of lanes.
+    slots: usize,
+}
+
+impl Snapshot {
+    pub(crate) fn has_endpoint(&self, id: u64) -> bool {
+        self.endpoints.contains_key(&id)
+    }
+
+    pub(crate) fn pool_of(&self, endpoint: u64) -> Option<&Pool> {
+        let upstream = self.upstreams.get(*self.endpoints.get(&endpoint)?)?;
+        Some(&upstream.config.pool)
+    }
+}
+
+/// A route, compiled.
+#[derive(Debug)]
+pub struct Route {
+    /// As configured.
+    pub config: Arc<config::policy::Route>,
+    /// Where its requests go.
+    pub target: Target,
+    /// Changes to the target of its requests.
+    pub rewriter: Rewriter,
+    /// Its metrics, per listener; `None` where it does not apply.
+    pub metrics: Vec<Option<Arc<RouteMetrics>>>,
+}
+
+/// Where a route's requests go, as indices into the snapshot's upstreams.
+#[derive(Debug)]
+pub enum Target {
+    /// One upstream.
+    Upstream(usize),
+    /// Several, by weight.
+    Split {
+        /// Chooses a part.
+        split: Split,
+        /// What makes the choice sticky; empty = nothing does.
+        key: Key,
+        /// The upstreams of the parts.
+        targets: Vec<usize>,
+    },
+}
+
+/// An upstream, compiled.
+#[derive(Debug)]
+pub struct Upstream {
+    /// As configured.
+    pub config: Arc<config::policy::Upstream>,
+    /// Connects to its endpoints.
+    pub connector: Arc<Connector>,
+    /// Its endpoints, in the order of the document.
+    pub candidates: Vec<Candidate>,
+    /// Chooses among them.
+    pub balancer: Balancer,
+    /// Its metrics.
+    pub metrics: Arc<UpstreamMetrics>,
+    /// Idle connections of its endpoints; set by the control side.
+    pub pool_idle: Share,
+    /// Connections of its endpoints that are in use; set by the control side.
+    pub pool_active: Share,
+}
+
+impl Upstream {
+    /// Its name.
+    pub fn name(&self) -> &Name {
+        &self.config.name
+    }
+}
+
+/// One endpoint as a candidate for requests.
+#[derive(Debug)]
+pub struct Candidate {
+    /// What outlives the snapshot.
+    pub endpoint: Arc<Endpoint>,
+    /// As configured.
+    pub config: config::policy::Endpoint,
+    /// Its place in a worker's own table of lanes.
+    slot: usize,
+}
+
+/// A snapshot with what one worker keeps beside it.
+#[derive(Debug)]
+pub(crate) struct View {
+    snapshot: Arc<Snapshot>,
+    lanes: Vec<[OnceCell<Rc<Lane>>; Want::KINDS]>,
+}
+
+impl View {
+    pub(crate) fn new(snapshot: Arc<Snapshot>) -> Self {
+        let lanes = (0..snapshot.slots).map(|_| Default::default()).collect();
+        Self { snapshot, lanes }
+    }
+
+    pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// The lane for requests that want `want` from `candidate`; looked up once per snapshot.
+    pub(crate) fn lane(
+        &self,
+        pools: &Pools,
+        upstream: &Upstream,
+        candidate: &Candidate,
+        want: Want,
+    ) -> Rc<Lane> {
+        let find = || pools.lane(upstream, candidate, want);
+        match self.lanes.get(candidate.slot).and_then(|kinds| kinds.get(want.index())) {
+            Some(lane) => lane.get_or_init(find).clone(),
+            None => find(),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The only writer of snapshots.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use super::{CompileError, Registry, Snapshot, compile};
+use crate::{
+    config::Policy,
+    listener::Listener,
+    telemetry::{labels::UpdateResult, metrics::Metrics},
+    worker::{Message, Shared},
+};
+
+/// What became of a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is in force.
+    Applied {
+        /// The snapshot's number.
+        generation: u64,
+    },
+    /// It says what is in force already.
+    Unchanged,
+}
+
+/// Compiles policies and puts them in force, one after the other.
+#[derive(Debug)]
+pub struct Publisher {
+    shared: Arc<Shared>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    registry: Registry,
+    policy: Arc<Policy>,
+}
+
+/// Compiles the first snapshot, before anything runs.
+pub fn first(
+    policy: &Policy,
+    listeners: &[Arc<Listener>],
+    registry: &mut Registry,
+    metrics: &Metrics,
+) -> Result<Snapshot, CompileError> {
+    compile::compile(1, policy, listeners, registry, metrics)
+}
+
+impl Publisher {
+    /// Goes on from the first snapshot, which was compiled from `policy` with `registry`.
+    pub fn new(shared: Arc<Shared>, policy: Arc<Policy>, registry: Registry) -> Self {
+        Self { shared, state: Mutex::new(State { registry, policy }) }
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> Arc<Policy> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).policy.clone()
+    }
+
+    /// Puts `policy` in force: every request that begins after this returns is served by it, those that run keep
+    /// what they have. When it cannot be compiled, what was in force stays.
+    pub fn publish(&self, policy: Arc<Policy>) -> Result<Outcome, CompileError> {
+        let begun = Instant::now();
+        let metrics = &self.shared.telemetry.metrics;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if *state.policy == *policy {
+            return Ok(Outcome::Unchanged);
+        }
+        let generation = self.shared.snapshot.load().generation + 1;
+        let listeners = &self.shared.listeners;
+        let compiled = compile::compile(generation, &policy, listeners, &mut state.registry, metrics);
+        let snapshot =
+            compiled.inspect_err(|_| metrics.policy_updates.of(UpdateResult::Refused).increment(1))?;
+        self.shared.snapshot.store(Arc::new(snapshot));
+        state.policy = policy;
+        state.registry.sweep();
+        drop(state);
+        metrics.policy_apply.record(begun.elapsed());
+        metrics.policy_updates.of(UpdateResult::Applied).increment(1);
+        self.shared.tell(|| Message::NewSnapshot);
+        Ok(Outcome::Applied { generation })
+    }
+}

@@ -1,0 +1,197 @@
+//! Every metric that Weir exports, declared once: name, kind, unit, help, labels and buckets.
+//!
+//! The table is the contract with dashboards. The registry reads it to render `/metrics`, and
+//! [`markdown`] turns it into the table of the README, against which a test holds it.
+
+use std::{fmt::Write as _, marker::PhantomData, time::Duration};
+
+use super::cells::{Counter, Gauge, Histogram, UpDown};
+
+/// What a metric is, in the words of the Prometheus text format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts observations in cumulative buckets.
+    Histogram,
+}
+
+impl Kind {
+    /// Its word on a `# TYPE` line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// The declaration of one metric.
+#[derive(Debug)]
+pub struct Spec {
+    /// Its full name.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// What one of it is: `seconds`, `bytes`, `requests` …
+    pub unit: &'static str,
+    /// One sentence for people.
+    pub help: &'static str,
+    /// The names of its labels, in order.
+    pub labels: &'static [&'static str],
+    /// The upper bounds of its buckets (inclusive, ascending); empty unless it is a histogram.
+    pub buckets: &'static [Duration],
+}
+
+impl Spec {
+    /// How many lines one set of label values takes in the text format: what a scraper stores as series.
+    pub const fn lines(&self) -> usize {
+        match self.kind {
+            Kind::Histogram => self.buckets.len() + 3,
+            Kind::Counter | Kind::Gauge => 1,
+        }
+    }
+}
+
+/// A declared metric together with the type of its handles.
+#[derive(Debug)]
+pub struct Metric<T> {
+    /// The declaration.
+    pub spec: Spec,
+    handle: PhantomData<fn() -> T>,
+}
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+const fn us(us: u64) -> Duration {
+    Duration::from_micros(us)
+}
+
+/// Bounds for durations of requests: 1 ms to 10 s.
+pub const DURATION_BUCKETS: &[Duration] = &[
+    ms(1),
+    us(2_500),
+    ms(5),
+    ms(10),
+    ms(25),
+    ms(50),
+    ms(75),
+    ms(100),
+    ms(250),
+    ms(500),
+    ms(750),
+    ms(1_000),
+    ms(2_500),
+    ms(5_000),
+    ms(7_500),
+    ms(10_000),
+];
+
+/// Bounds for the time spent in Weir itself: 25 µs to 100 ms.
+pub const OVERHEAD_BUCKETS: &[Duration] =
+    &[us(25), us(50), us(100), us(250), us(500), ms(1), us(2_500), ms(5), ms(10), ms(25), ms(100)];
+
+macro_rules! table {
+    ($($id:ident: $kind:ident $handle:ident $name:literal [$($label:literal),*] $unit:literal, $help:literal $(, $buckets:expr)?;)*) => {
+        $(
+            #[doc = $help]
+            pub static $id: Metric<$handle> = Metric {
+                spec: Spec {
+                    name: $name,
+                    kind: Kind::$kind,
+                    unit: $unit,
+                    help: $help,
+                    labels: &[$($label),*],
+                    buckets: table!(@buckets $($buckets)?),
+                },
+                handle: PhantomData,
+            };
+        )*
+
+        /// Every metric, in the order of the README.
+        pub static ALL: &[&Spec] = &[$(&$id.spec),*];
+    };
+    (@buckets) => { &[] };
+    (@buckets $buckets:expr) => { $buckets };
+}
+
+table! {
+    REQUESTS_TOTAL: Counter Counter "weir_requests_total" ["listener", "route", "method", "code"] "requests", "Requests by route, method and status code of the answer. A series appears with its first request.";
+    REQUEST_DURATION: Histogram Histogram "weir_request_duration_seconds" ["listener", "route"] "seconds", "Time from the request's headers to the last byte of the answer.", DURATION_BUCKETS;
+    UPSTREAM_DURATION: Histogram Histogram "weir_upstream_duration_seconds" ["upstream"] "seconds", "Time from sending an attempt to the first byte of its answer.", DURATION_BUCKETS;
+    OVERHEAD: Histogram Histogram "weir_overhead_seconds" ["listener"] "seconds", "Time spent in Weir itself between the request's headers and the answer's, waiting for the upstream left out.", OVERHEAD_BUCKETS;
+    REQUESTS_IN_FLIGHT: Gauge UpDown "weir_requests_in_flight" ["listener"] "requests", "Requests whose exchange has not ended.";
+    RESPONSES_MADE: Counter Counter "weir_responses_made_total" ["route", "reason"] "responses", "Answers that Weir made itself, by reason. The route is empty where none had matched.";
+    REQUEST_BYTES: Counter Counter "weir_request_bytes_total" ["listener"] "bytes", "Bytes of request bodies taken from clients.";
+    RESPONSE_BYTES: Counter Counter "weir_response_bytes_total" ["listener"] "bytes", "Bytes of answer bodies given to clients.";
+    CONNECTIONS: Gauge UpDown "weir_connections" ["listener"] "connections", "Open connections of clients.";
+    CONNECTIONS_TOTAL: Counter Counter "weir_connections_total" ["listener"] "connections", "Connections of clients that were accepted.";
+    ACCEPT_ERRORS: Counter Counter "weir_accept_errors_total" ["listener"] "errors", "Errors of accept(2), such as too many open files.";
+    CONNECTIONS_REFUSED: Counter Counter "weir_connections_refused_total" ["listener", "reason"] "connections", "Connections that were closed before their first request: limit (`max_connections`), tls (handshake failed), timeout (nothing came in time), protocol (not one that this listener speaks), draining.";
+    ATTEMPTS: Counter Counter "weir_attempts_total" ["upstream", "outcome"] "attempts", "Attempts to have a request answered by an endpoint: success, `server_error` (5xx), `connect_error`, `tls_error`, reset, timeout, `protocol_error`, `pool_full`, cancelled (the client left).";
+    RETRIES: Counter Counter "weir_retries_total" ["upstream", "outcome"] "retries", "Attempts after the first one, by whether they brought an answer: success, failure. Replays of requests whose reused connection had died are among them.";
+    ENDPOINTS: Gauge UpDown "weir_endpoints" ["upstream", "state"] "endpoints", "Endpoints by state: healthy, unknown, unhealthy, ejected.";
+    POOL_CONNECTIONS: Gauge UpDown "weir_pool_connections" ["upstream", "state"] "connections", "Connections to endpoints: idle, active, connecting.";
+    POLICY_UPDATES: Counter Counter "weir_policy_updates_total" ["result"] "updates", "Attempts to take a new policy: applied, unchanged, refused.";
+    POLICY_APPLY: Histogram Histogram "weir_policy_apply_seconds" [] "seconds", "Time from a changed policy to the snapshot that requests read.", DURATION_BUCKETS;
+    POLICY_SOURCE: Gauge Gauge "weir_policy_source" ["source"] "", "1 for where the policy in force came from: store, cache, baseline.";
+    POLICY_REFUSED: Gauge Gauge "weir_policy_refused" ["kind"] "documents", "Documents of the policy that are refused at present.";
+    TLS_RELOADS: Counter Counter "weir_tls_reloads_total" ["listener", "result"] "reloads", "Times a changed certificate or key was read again: success, failure (the old pair stays).";
+    ACCESS_DROPPED: Counter Counter "weir_access_records_dropped_total" ["cause"] "records", "Access records that were not written: `queue_full` (the writer cannot follow), `refusal_limit` (more than 10 refusals a second for one reason).";
+    LOG_DROPPED: Counter Counter "weir_log_lines_dropped_total" [] "lines", "Log lines that were not written because the writer cannot follow.";
+    SERIES_OVERFLOW: Counter Counter "weir_series_overflow_total" [] "resources", "Times the limit of series was reached and a resource's series were merged into `_other`.";
+    PANICS: Counter Counter "weir_panics_total" [] "panics", "Panics that were caught; each cost one request.";
+    BUILD_INFO: Gauge Gauge "weir_build_info" ["version", "commit"] "", "1, with the version and commit of this build.";
+    WORKER_BUSY: Gauge Gauge "weir_worker_busy_ratio" ["worker"] "ratio", "Share of the last second that the worker thread spent working, 0 to 1.";
+    PROCESS_CPU: Counter Gauge "process_cpu_seconds_total" [] "seconds", "CPU time of the process, user and system.";
+    PROCESS_MEMORY: Gauge Gauge "process_resident_memory_bytes" [] "bytes", "Resident memory of the process.";
+    PROCESS_FDS: Gauge Gauge "process_open_fds" [] "descriptors", "Open file descriptors.";
+    PROCESS_MAX_FDS: Gauge Gauge "process_max_fds" [] "descriptors", "Most file descriptors that may be open.";
+    PROCESS_START: Gauge Gauge "process_start_time_seconds" [] "seconds", "When the process started, in seconds since 1970.";
+    PROCESS_THREADS: Gauge Gauge "process_threads" [] "threads", "Threads of the process.";
+}
+
+/// The table as Markdown, for the README between `<!-- metrics:begin -->` and `<!-- metrics:end -->`.
+pub fn markdown() -> String {
+    let mut out = String::from("| metric | kind | labels | meaning |\n|---|---|---|---|\n");
+    for spec in ALL {
+        let labels: Vec<_> = spec.labels.iter().map(|label| format!("`{label}`")).collect();
+        let (name, kind, help) = (spec.name, spec.kind.as_str(), spec.help);
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(out, "| `{name}` | {kind} | {} | {help} |", labels.join(", "));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_conventions_of_prometheus() {
+        let mut seen = std::collections::BTreeSet::new();
+        for spec in ALL {
+            assert!(seen.insert(spec.name), "{} is declared twice", spec.name);
+            assert!(spec.name.starts_with("weir_") || spec.name.starts_with("process_"));
+            assert_eq!(spec.kind == Kind::Counter, spec.name.ends_with("_total"), "{}", spec.name);
+            assert_eq!(spec.kind == Kind::Histogram, !spec.buckets.is_empty(), "{}", spec.name);
+            assert!(spec.buckets.is_sorted());
+            assert!(spec.help.ends_with('.') && !spec.help.contains(['|', '\n', '\\']));
+            if spec.unit == "seconds" || spec.unit == "bytes" || spec.unit == "ratio" {
+                assert!(spec.name.trim_end_matches("_total").ends_with(spec.unit), "{}", spec.name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_markdown_has_one_row_a_metric() {
+        let text = markdown();
+        assert_eq!(text.lines().count(), ALL.len() + 2);
+        assert!(text.contains("| `weir_requests_total` | counter | `listener`, `route`, `method`, `code` |"));
+    }
+}

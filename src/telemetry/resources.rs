@@ -1,0 +1,199 @@
+//! The handles of one listener, route or upstream, and what counting through them means.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use http::{Method, StatusCode};
+
+use super::{
+    cells::{Counter, Histogram, Share, UpDown},
+    labels::{
+        ConnectionRefusal, EndpointState, Label, Outcome, PerLabel, PoolState, RetryOutcome, StatusTable,
+    },
+    names,
+    registry::Registry,
+};
+use crate::{config::Name, error::Reason};
+
+/// The label value of resources beyond the limit of series. No [`Name`] can be it.
+pub(super) const OTHER: &str = "_other";
+
+/// The handles of a listener.
+#[derive(Debug)]
+pub struct ListenerMetrics {
+    /// Time spent in Weir itself.
+    pub overhead: Histogram,
+    /// Requests whose exchange has not ended.
+    pub in_flight: UpDown,
+    /// Bytes of request bodies.
+    pub request_bytes: Counter,
+    /// Bytes of answer bodies.
+    pub response_bytes: Counter,
+    /// Open connections.
+    pub connections: UpDown,
+    /// Accepted connections.
+    pub connections_total: Counter,
+    /// Errors of accept(2).
+    pub accept_errors: Counter,
+    /// Connections closed before their first request.
+    pub refused: PerLabel<ConnectionRefusal, Counter>,
+    /// Answers that Weir made where no route had matched; shared by all listeners.
+    pub made: Arc<PerLabel<Reason, Counter>>,
+}
+
+impl ListenerMetrics {
+    pub(super) fn new(registry: &Registry, name: &Name, made: &Arc<PerLabel<Reason, Counter>>) -> Self {
+        let labels = &[name.as_str()];
+        Self {
+            overhead: registry.resolve(&names::OVERHEAD, labels),
+            in_flight: registry.resolve(&names::REQUESTS_IN_FLIGHT, labels),
+            request_bytes: registry.resolve(&names::REQUEST_BYTES, labels),
+            response_bytes: registry.resolve(&names::RESPONSE_BYTES, labels),
+            connections: registry.resolve(&names::CONNECTIONS, labels),
+            connections_total: registry.resolve(&names::CONNECTIONS_TOTAL, labels),
+            accept_errors: registry.resolve(&names::ACCEPT_ERRORS, labels),
+            refused: PerLabel::new(|why| {
+                registry.resolve(&names::CONNECTIONS_REFUSED, &[name.as_str(), why])
+            }),
+            made: made.clone(),
+        }
+    }
+}
+
+/// The handles of a route on a listener.
+pub struct RouteMetrics {
+    /// Time from the request's headers to the last byte of the answer.
+    pub duration: Histogram,
+    requests: StatusTable<Counter>,
+    made: PerLabel<Reason, OnceLock<Counter>>,
+    listener: Name,
+    route: Box<str>,
+    registry: Arc<Registry>,
+    overflow: Counter,
+}
+
+impl fmt::Debug for RouteMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RouteMetrics")
+            .field("listener", &self.listener)
+            .field("route", &self.route)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RouteMetrics {
+    pub(super) fn new(registry: &Arc<Registry>, overflow: &Counter, listener: &Name, route: &str) -> Self {
+        Self {
+            duration: registry.resolve(&names::REQUEST_DURATION, &[listener.as_str(), route]),
+            requests: StatusTable::default(),
+            made: PerLabel::new(|_| OnceLock::new()),
+            listener: listener.clone(),
+            route: route.into(),
+            registry: registry.clone(),
+            overflow: overflow.clone(),
+        }
+    }
+
+    pub(super) fn lines() -> usize {
+        names::REQUEST_DURATION.spec.lines()
+    }
+
+    /// Counts a request that ended: its answer, and how long it took to the answer's last byte.
+    ///
+    /// The first request with a method and status takes the registry's lock to make the series.
+    pub fn finished(&self, method: &Method, status: StatusCode, took: Duration) {
+        self.duration.record(took);
+        let counter = self.requests.get_or_make(method, status, |method, code| {
+            let own = &[self.listener.as_str(), &self.route, method, code];
+            self.registry.bounded(&names::REQUESTS_TOTAL, own).unwrap_or_else(|| {
+                self.overflow.increment(1);
+                let class = class_of(status);
+                self.registry
+                    .resolve(&names::REQUESTS_TOTAL, &[self.listener.as_str(), OTHER, "other", class])
+            })
+        });
+        if let Some(counter) = counter {
+            counter.increment(1);
+        }
+    }
+
+    /// Counts an answer that Weir made on this route.
+    ///
+    /// The first one for a reason takes the registry's lock to make the series.
+    pub fn made(&self, reason: Reason) {
+        let counter = self.made.of(reason).get_or_init(|| {
+            let reason = reason.as_str();
+            self.registry.bounded(&names::RESPONSES_MADE, &[&self.route, reason]).unwrap_or_else(|| {
+                self.overflow.increment(1);
+                self.registry.resolve(&names::RESPONSES_MADE, &[OTHER, reason])
+            })
+        });
+        counter.increment(1);
+    }
+}
+
+/// The label of a status whose own series does not fit: at most six of them for each listener.
+fn class_of(status: StatusCode) -> &'static str {
+    match status.as_u16() / 100 {
+        1 => "1xx",
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        5 => "5xx",
+        _ => "other",
+    }
+}
+
+/// The handles of an upstream.
+#[derive(Debug)]
+pub struct UpstreamMetrics {
+    /// Time from sending an attempt to the first byte of its answer.
+    pub duration: Histogram,
+    /// Attempts by how they ended.
+    pub attempts: PerLabel<Outcome, Counter>,
+    /// Attempts after the first, by whether they brought an answer.
+    pub retries: PerLabel<RetryOutcome, Counter>,
+    /// Endpoints by state; set by the control thread.
+    pub endpoints: PerLabel<EndpointState, Share>,
+    /// Connections by state.
+    pub pool: PerLabel<PoolState, UpDown>,
+}
+
+impl UpstreamMetrics {
+    pub(super) fn new(registry: &Registry, name: &str) -> Self {
+        Self {
+            duration: registry.resolve(&names::UPSTREAM_DURATION, &[name]),
+            attempts: PerLabel::new(|outcome| registry.resolve(&names::ATTEMPTS, &[name, outcome])),
+            retries: PerLabel::new(|outcome| registry.resolve(&names::RETRIES, &[name, outcome])),
+            endpoints: PerLabel::new(|state| Share::new(registry.resolve(&names::ENDPOINTS, &[name, state]))),
+            pool: PerLabel::new(|state| registry.resolve(&names::POOL_CONNECTIONS, &[name, state])),
+        }
+    }
+
+    pub(super) fn lines() -> usize {
+        names::UPSTREAM_DURATION.spec.lines()
+            + Outcome::ALL.len()
+            + RetryOutcome::ALL.len()
+            + EndpointState::ALL.len()
+            + PoolState::ALL.len()
+    }
+}
+
+/// What happens to a resource's gauges when it has left the policy.
+pub(super) trait Release {
+    /// Puts to 0 what nobody will set again.
+    fn release(&self) {}
+}
+
+impl Release for ListenerMetrics {}
+impl Release for RouteMetrics {}
+impl Release for UpstreamMetrics {
+    fn release(&self) {
+        for state in EndpointState::ALL {
+            self.endpoints.of(*state).set(0);
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! From an endpoint's address to a connection that HTTP can be spoken on.
+
+use std::{io, sync::Arc, time::Duration};
+
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::TlsConnector;
+
+use crate::{
+    config::policy::{ClientTls, EndpointAddress},
+    net::Stream,
+    tls::{TlsError, certificates, private_key, provider, read, roots, system_roots},
+};
+
+/// Why there is no connection.
+#[derive(Debug, Clone)]
+pub enum ConnectError {
+    /// The name does not resolve.
+    Dns(String),
+    /// The look-up took longer than `connect_timeout`.
+    DnsTimeout,
+    /// Refused, or no way to it.
+    Refused(String),
+    /// TCP took longer than `connect_timeout`.
+    Timeout,
+    /// TLS failed.
+    Tls(String),
+    /// HTTP could not be begun.
+    Handshake(String),
+}
+
+impl std::fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Dns(error) => write!(f, "look-up: {error}"),
+            Self::DnsTimeout => f.write_str("look-up timed out"),
+            Self::Refused(error) => write!(f, "connect: {error}"),
+            Self::Timeout => f.write_str("connect timed out"),
+            Self::Tls(what) => write!(f, "TLS: {what}"),
+            Self::Handshake(error) => write!(f, "handshake: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {}
+
+/// What ALPN may offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Alpn {
+    Http1,
+    Http2,
+    Both,
+}
+
+/// Connects to the endpoints of one upstream.
+#[derive(Debug)]
+pub struct Connector {
+    connect_timeout: Duration,
+    tls: Option<Tls>,
+}
+
+#[derive(Debug)]
+struct Tls {
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
+    both: Arc<ClientConfig>,
+    server_name: Option<ServerName<'static>>,
+}
+
+impl Connector {
+    /// Reads what TLS needs; fails when a file cannot be used.
+    pub fn new(connect_timeout: Duration, tls: Option<&ClientTls>) -> Result<Self, TlsError> {
+        Ok(Self { connect_timeout, tls: tls.map(Tls::load).transpose()? })
+    }
+
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        self.connect_timeout
+    }
+
+    /// Whether connections are under TLS.
+    pub(crate) fn secure(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Connects, and says whether HTTP/2 was agreed on.
+    pub(crate) async fn connect(
+        &self,
+        to: &EndpointAddress,
+        alpn: Alpn,
+    ) -> Result<(Stream, bool), ConnectError> {
+        let tcp = self.tcp(to).await?;
+        // What the kernel would hold back, hyper has already gathered.
+        tcp.set_nodelay(true).map_err(|e| ConnectError::Refused(e.to_string()))?;
+        let Some(tls) = &self.tls else {
+            return Ok((Stream::Plain(tcp), alpn == Alpn::Http2));
+        };
+        let config = match alpn {
+            Alpn::Http1 => &tls.http1,
+            Alpn::Http2 => &tls.http2,
+            Alpn::Both => &tls.both,
+        };
+        let name = tls.name_for(to)?;
+        let handshake = TlsConnector::from(config.clone()).connect(name, tcp);
+        let stream = timeout(self.connect_timeout, handshake)
+            .await
+            .map_err(|_| ConnectError::Tls("handshake timed out".to_owned()))?
+            .map_err(|e| ConnectError::Tls(e.to_string()))?;
+        let agreed = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        if alpn == Alpn::Http2 && !agreed {
+            return Err(ConnectError::Tls("the endpoint does not speak HTTP/2".to_owned()));
+        }
+        Ok((Stream::Tls(Box::new(stream.into())), agreed))
+    }
+
+    async fn tcp(&self, to: &EndpointAddress) -> Result<TcpStream, ConnectError> {
+        let addresses = match to {
+            EndpointAddress::Socket(address) => vec![*address],
+            EndpointAddress::Host(host, port) => {
+                let found = timeout(self.connect_timeout, tokio::net::lookup_host((&**host, *port)))
+                    .await
+                    .map_err(|_| ConnectError::DnsTimeout)?
+                    .map_err(|e| ConnectError::Dns(e.to_string()))?;
+                found.collect()
+            }
+        };
+        let connect = async {
+            let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+            for address in addresses {
+                match TcpStream::connect(address).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => last = error,
+                }
+            }
+            Err(ConnectError::Refused(last.to_string()))
+        };
+        timeout(self.connect_timeout, connect).await.map_err(|_| ConnectError::Timeout)?
+    }
+}
+
+impl Tls {
+    fn load(files: &ClientTls) -> Result<Self, TlsError> {
+        let authorities = match &files.ca {
+            Some(path) => roots(path, &read(path)?)?,
+            None => system_roots()?,
+        };
+        let builder = || {
+            ClientConfig::builder_with_provider(provider())
+                .with_safe_default_protocol_versions()
+                .map(|versions| versions.with_root_certificates(authorities.clone()))
+                .map_err(|e| TlsError::Authorities(e.to_string()))
+        };
+        let mut config = match &files.identity {
+            None => builder()?.with_no_client_auth(),
+            Some((cert, key)) => {
+                let chain = certificates(cert, &read(cert)?)?;
+                let key = private_key(key, &read(key)?)?;
+                builder()?.with_client_auth_cert(chain, key).map_err(|e| TlsError::Pair(e.to_string()))?
+            }
+        };
+        let mut offering = |protocols: &[&[u8]]| {
+            config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
+            Arc::new(config.clone())
+        };
+        let (http1, http2) = (offering(&[b"http/1.1"]), offering(&[b"h2"]));
+        let both = offering(&[b"h2", b"http/1.1"]);
+        let server_name = match &files.server_name {
+            None => None,
+            Some(name) => Some(
+                ServerName::try_from(name.to_string())
+                    .map_err(|e| TlsError::Pair(format!("server_name {name}: {e}")))?,
+            ),
+        };
+        Ok(Self { http1, http2, both, server_name })
+    }
+
+    fn name_for(&self, to: &EndpointAddress) -> Result<ServerName<'static>, ConnectError> {
+        if let Some(name) = &self.server_name {
+            return Ok(name.clone());
+        }
+        match to {
+            EndpointAddress::Socket(address) => Ok(ServerName::from(address.ip())),
+            EndpointAddress::Host(host, _) => {
+                ServerName::try_from(host.to_string()).map_err(|e| ConnectError::Tls(e.to_string()))
+            }
+        }
+    }
+}

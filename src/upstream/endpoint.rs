@@ -1,0 +1,116 @@
+//! What all workers know of one endpoint.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, AtomicU64, Ordering},
+};
+
+use crate::config::policy::EndpointAddress;
+
+/// One endpoint of one upstream. It lives as long as a snapshot or a connection names it, so that its counts
+/// outlast policy changes.
+#[derive(Debug)]
+pub struct Endpoint {
+    id: u64,
+    address: EndpointAddress,
+    in_flight: AtomicU32,
+    connections: AtomicU32,
+    idle: AtomicU32,
+    requests: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl Endpoint {
+    /// A new endpoint, with an id that no other of this process has.
+    pub fn new(address: EndpointAddress) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            address,
+            in_flight: AtomicU32::new(0),
+            connections: AtomicU32::new(0),
+            idle: AtomicU32::new(0),
+            requests: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+        }
+    }
+
+    /// Unique in this process.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> &EndpointAddress {
+        &self.address
+    }
+
+    /// Requests that were sent to it and have not ended.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Open connections to it, those in use included.
+    pub fn connections(&self) -> u32 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Open connections to it that no request uses.
+    pub fn idle(&self) -> u32 {
+        self.idle.load(Ordering::Relaxed).min(self.connections())
+    }
+
+    /// Requests that were sent to it, ever.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that failed.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// One more request is on its way to it, until the guard is dropped.
+    pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        InFlight(self.clone())
+    }
+
+    pub(crate) fn failed(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_open(self: &Arc<Self>) -> Counted {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Counted { endpoint: self.clone(), which: |endpoint| &endpoint.connections }
+    }
+
+    pub(super) fn count_idle(self: &Arc<Self>) -> Counted {
+        self.idle.fetch_add(1, Ordering::Relaxed);
+        Counted { endpoint: self.clone(), which: |endpoint| &endpoint.idle }
+    }
+}
+
+/// A request in flight to an endpoint.
+#[derive(Debug)]
+pub struct InFlight(Arc<Endpoint>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One unit of one of an endpoint's counts.
+#[derive(Debug)]
+pub(super) struct Counted {
+    endpoint: Arc<Endpoint>,
+    which: fn(&Endpoint) -> &AtomicU32,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        (self.which)(&self.endpoint).fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,13 @@
+//! Groups of endpoints: what is known of each, how to connect to them, and the connections that are open.
+
+pub mod connector;
+mod endpoint;
+mod lane;
+mod lease;
+mod pool;
+
+pub use connector::{ConnectError, Connector};
+pub use endpoint::{Endpoint, InFlight};
+pub(crate) use lane::{CheckoutError, Lane};
+pub(crate) use lease::{Failure, Lease};
+pub(crate) use pool::{Pools, Want};

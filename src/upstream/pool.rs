@@ -1,0 +1,109 @@
+//! All upstream connections of one worker.
+
+use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, time::Instant};
+
+use super::{
+    connector::Alpn,
+    lane::{Lane, Limits},
+};
+use crate::{
+    config::policy::{Pool, UpstreamProtocol},
+    snapshot::{Candidate, Upstream, View},
+};
+
+/// What kind of connection a request needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Want {
+    /// Whatever the upstream's protocol says.
+    Any,
+    /// HTTP/1.1: the request is an upgrade.
+    Upgrade,
+    /// gRPC: HTTP/2 where there is a choice.
+    Grpc,
+}
+
+impl Want {
+    /// How many kinds there are; [`Want::index`] is below it.
+    pub(crate) const KINDS: usize = 3;
+
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Self::Any => 0,
+            Self::Upgrade => 1,
+            Self::Grpc => 2,
+        }
+    }
+
+    fn alpn(self, protocol: UpstreamProtocol, secure: bool) -> Alpn {
+        match (self, protocol) {
+            (Self::Upgrade, _) | (_, UpstreamProtocol::Http1) => Alpn::Http1,
+            (Self::Any | Self::Grpc, UpstreamProtocol::Auto) if secure => Alpn::Both,
+            (Self::Any, UpstreamProtocol::Auto) => Alpn::Http1,
+            (_, UpstreamProtocol::Http2) | (Self::Grpc, UpstreamProtocol::Auto) => Alpn::Http2,
+        }
+    }
+}
+
+/// The lanes of one worker, by endpoint and kind.
+#[derive(Debug)]
+pub(crate) struct Pools {
+    worker: usize,
+    workers: usize,
+    lanes: RefCell<HashMap<(u64, Alpn), Rc<Lane>, foldhash::fast::RandomState>>,
+}
+
+impl Pools {
+    pub(crate) fn new(worker: usize, workers: usize) -> Self {
+        Self { worker, workers, lanes: RefCell::default() }
+    }
+
+    /// The lane for requests that want `want` from `candidate`.
+    pub(crate) fn lane(&self, upstream: &Upstream, candidate: &Candidate, want: Want) -> Rc<Lane> {
+        let alpn = want.alpn(upstream.config.protocol, upstream.connector.secure());
+        let mut lanes = self.lanes.borrow_mut();
+        let lane = lanes.entry((candidate.endpoint.id(), alpn)).or_insert_with(|| {
+            let limits = self.share(&upstream.config.pool);
+            Lane::new(candidate.endpoint.clone(), Arc::clone(&upstream.connector), alpn, limits)
+        });
+        lane.clone()
+    }
+
+    /// Retires the lanes of endpoints that `view` no longer names.
+    pub(crate) fn keep_only(&self, view: &View) {
+        let gone: Vec<_> = {
+            let mut lanes = self.lanes.borrow_mut();
+            lanes.extract_if(|(endpoint, _), _| !view.snapshot().has_endpoint(*endpoint)).collect()
+        };
+        for (_, lane) in gone {
+            lane.retire();
+        }
+    }
+
+    /// Upkeep of all lanes; called by the worker a few times a second.
+    pub(crate) fn maintain(&self, now: Instant, view: &View) {
+        let lanes: Vec<_> = self.lanes.borrow().values().cloned().collect();
+        for lane in lanes {
+            if let Some(pool) = view.snapshot().pool_of(lane.endpoint().id()) {
+                lane.set_limits(&self.share(pool));
+            }
+            lane.maintain(now);
+        }
+    }
+
+    /// This worker's share of counts that hold for the process; at least one connection.
+    fn share(&self, pool: &Pool) -> Limits {
+        let share = |whole: u32| {
+            let whole = usize::try_from(whole).unwrap_or(usize::MAX);
+            whole / self.workers + usize::from(self.worker < whole % self.workers)
+        };
+        let count = |whole: u32| u32::try_from(share(whole)).unwrap_or(u32::MAX);
+        Limits {
+            max_connections: count(pool.max_connections).max(1),
+            min_idle: count(pool.min_idle),
+            max_pending: share(pool.max_pending),
+            pending_timeout: pool.pending_timeout,
+            idle_timeout: pool.idle_timeout,
+            max_age: pool.max_age,
+        }
+    }
+}

@@ -1,0 +1,774 @@
+//! The file as a whole: what is checked in, what is refused and how, and that nothing panics.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests may unwrap as tests do")]
+
+use std::path::Path;
+
+use proptest::prelude::*;
+use serde_json::Value as Json;
+use weir::config::{Code, Env, HostFacts, Kind, Loaded, Name, PemKind, Severity, load, schema};
+
+const MINIMAL: &str = include_str!("../config/minimal.yaml");
+const ANNOTATED: &str = include_str!("../config/weir.yaml");
+
+fn load_text(text: &[u8]) -> Loaded {
+    let vars = |name: &str| match name {
+        "PORT" => Some("8081".to_owned()),
+        "COUNT" => Some("7".to_owned()),
+        "EMPTY" => Some(String::new()),
+        _ => None,
+    };
+    let probe = |path: &Path, _: PemKind| {
+        if path.starts_with("none") { Err("No such file".to_owned()) } else { Ok(()) }
+    };
+    let host = HostFacts { hostname: "pod-7".to_owned(), cpus: 8 };
+    load("weir.yaml", text, &Env { vars: &vars, host: &host, probe: &probe })
+}
+
+fn json_of(yaml: &str) -> Option<Json> {
+    serde_yaml::from_str::<Json>(yaml).ok()
+}
+
+// ---- what is checked in
+
+#[test]
+fn the_files_that_are_checked_in_have_no_faults() {
+    for (name, text) in [("minimal", MINIMAL), ("weir", ANNOTATED)] {
+        let loaded = load_text(text.as_bytes());
+        assert!(loaded.faults.is_empty(), "{name}:\n{}", loaded.render(false));
+        assert!(loaded.file.is_some());
+    }
+    assert_eq!(MINIMAL.lines().filter(|line| !line.starts_with('#')).count(), 5);
+}
+
+#[test]
+fn the_annotated_file_says_the_defaults() {
+    let text =
+        |extra: &str| format!("service: orders\nlisteners: {{ inbound: {{ listen: '8080' }} }}\n{extra}");
+    let plain = load_text(text("").as_bytes()).file.unwrap().bootstrap;
+    let annotated = load_text(ANNOTATED.as_bytes()).file.unwrap();
+    let mut bootstrap = annotated.bootstrap;
+    bootstrap.listeners.retain(|name, _| name.as_str() == "inbound");
+    assert_eq!(bootstrap, plain);
+
+    let upstream = |name: &str| annotated.policy.upstreams[&Name::new(name).unwrap()].clone();
+    let (app, inventory) = (upstream("app"), upstream("inventory"));
+    assert_eq!(
+        (app.protocol, &app.tls, app.balancer, &app.pool),
+        (inventory.protocol, &inventory.tls, inventory.balancer, &inventory.pool)
+    );
+    assert_eq!(app.connect_timeout, inventory.connect_timeout);
+    let route = |name: &str| annotated.policy.routes[&Name::new(name).unwrap()].clone();
+    let (plain, full) = (route("in"), route("inventory"));
+    assert_eq!(
+        (plain.timeout, plain.idle_timeout, plain.priority),
+        (full.timeout, full.idle_timeout, full.priority)
+    );
+}
+
+#[test]
+fn the_annotated_file_has_every_field() {
+    let schema = schema();
+    for (name, definition) in schema["$defs"].as_object().unwrap() {
+        for field in definition["properties"].as_object().into_iter().flat_map(|fields| fields.keys()) {
+            // A route in a match is for limits and switches, which routes do not have.
+            let there = ANNOTATED.contains(&format!("{field}:")) || (name == "match" && field == "route");
+            assert!(there, "{name}.{field} is not in config/weir.yaml");
+        }
+    }
+}
+
+#[test]
+fn the_schema_that_is_checked_in_is_that_of_the_code() {
+    let checked_in: Json = serde_json::from_str(include_str!("../config/weir.schema.json")).unwrap();
+    assert!(checked_in == schema(), "run: weir schema > config/weir.schema.json");
+}
+
+#[test]
+fn the_schema_takes_the_files_that_are_checked_in() {
+    let schema = schema();
+    jsonschema::meta::validate(&schema).expect("the schema is a schema");
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    for text in [MINIMAL, ANNOTATED] {
+        let document = json_of(text).unwrap();
+        let errors: Vec<_> = validator
+            .iter_errors(&document)
+            .map(|error| format!("{}: {error}", error.instance_path()))
+            .collect();
+        assert!(errors.is_empty(), "{errors:#?}");
+    }
+}
+
+// ---- what is refused
+
+/// A service and a listener: two lines, before a bad third.
+const TOP: &str = "service: s\nlisteners: { in: { listen: 1.2.3.4:80 } }\n";
+/// All but routes: six lines, before a bad seventh.
+const ROUTE: &str = "service: s\nlisteners: { in: { listen: 1.2.3.4:80 } }\npolicy:\n  upstreams:\n    app: { endpoints: [h:1] }\n  routes:\n";
+/// All but upstreams: four lines, before a bad fifth.
+const UPSTREAM: &str = "service: s\nlisteners: { in: { listen: 1.2.3.4:80 } }\npolicy:\n  upstreams:\n";
+
+struct Bad {
+    base: &'static str,
+    text: &'static str,
+    code: Code,
+    at: (u32, u32),
+    says: &'static str,
+    /// Whether the schema alone finds it, as an editor would.
+    schema: bool,
+}
+
+const fn bad(base: &'static str, text: &'static str, code: Code, at: (u32, u32), says: &'static str) -> Bad {
+    Bad { base, text, code, at, says, schema: true }
+}
+
+/// As [`bad`], for what a schema cannot say.
+const fn deep(base: &'static str, text: &'static str, code: Code, at: (u32, u32), says: &'static str) -> Bad {
+    Bad { base, text, code, at, says, schema: false }
+}
+
+const BAD: &[Bad] = &[
+    // text
+    deep("", "", Code::Empty, (1, 1), "empty"),
+    deep("", "# only a comment\n", Code::Empty, (1, 1), "empty"),
+    deep("", "~\n", Code::Empty, (1, 1), "empty"),
+    deep("", "\u{feff}service: s\n", Code::ByteOrderMark, (1, 1), "byte order mark"),
+    deep("", "service: \"a\u{0}b\"\n", Code::ControlCharacter, (1, 12), "\\u{0}"),
+    deep("", "service: [\n", Code::Syntax, (2, 1), "not YAML"),
+    deep("", "a:\n\tb: 1\n", Code::Syntax, (2, 2), "not YAML"),
+    deep("", "a: *x\n", Code::Syntax, (1, 4), "not YAML"),
+    deep("", "a: b: c\n", Code::Syntax, (1, 5), "not YAML"),
+    deep(TOP, "---\nservice: t\n", Code::ManyDocuments, (3, 1), "second document"),
+    deep(TOP, "service: t\n", Code::DuplicateKey, (3, 1), "`service` stands here twice"),
+    deep(TOP, "[a]: t\n", Code::BadKey, (3, 1), "a key must be a text; this is a list"),
+    deep(TOP, "zone: !secret t\n", Code::Tag, (3, 7), "!secret"),
+    deep(TOP, "zone: &a [*a]\n", Code::Alias, (3, 11), "inside of what it stands for"),
+    deep(TOP, "zone: ${NOPE}\n", Code::Unset, (3, 7), "`NOPE` is not set"),
+    deep(TOP, "zone: a-${NOPE}\n", Code::Unset, (3, 9), "`NOPE` is not set"),
+    deep(TOP, "zone: ${PORT\n", Code::Expansion, (3, 7), "without its `}`"),
+    deep(TOP, "zone: ${8}\n", Code::Expansion, (3, 7), "not the name of a variable"),
+    deep(TOP, "admin: { listen: ${PORT} }\n", Code::Syntax, (3, 19), "not YAML"),
+    // shape
+    bad("", "- a\n", Code::WrongType, (1, 1), "expected a map (file), found a list"),
+    bad("", "listeners: { in: { listen: 1.2.3.4:80 } }\n", Code::Missing, (1, 1), "`service` is missing"),
+    bad("", "service: s\n", Code::Missing, (1, 1), "`listeners` is missing"),
+    bad(TOP, "servce: t\n", Code::UnknownField, (3, 1), "no field `servce`"),
+    bad(TOP, "store: { directory: live }\n", Code::LaterVersion, (3, 1), "`store` is known"),
+    bad(TOP, "redis: {}\n", Code::LaterVersion, (3, 1), "`redis` is known"),
+    bad(TOP, "policy: { limits: {} }\n", Code::LaterVersion, (3, 11), "`limits` is known"),
+    bad(TOP, "policy: { switches: {} }\n", Code::LaterVersion, (3, 11), "`switches` is known"),
+    bad(TOP, "policy: { plans: {} }\n", Code::LaterVersion, (3, 11), "`plans` is known"),
+    bad(TOP, "zone: [a]\n", Code::WrongType, (3, 1), "expected a name, found a list"),
+    bad(TOP, "zone: a b\n", Code::BadName, (3, 7), "`a b` is not a name"),
+    bad(TOP, "admin: on\n", Code::WrongType, (3, 8), "expected a map or `off`"),
+    bad(TOP, "log: info\n", Code::WrongType, (3, 6), "expected a map (log), found a text"),
+    // values
+    bad(TOP, "workers: 0\n", Code::OutOfBounds, (3, 10), "0 is out of bounds"),
+    bad(TOP, "workers: many\n", Code::UnknownChoice, (3, 10), "not a number of threads"),
+    bad(
+        TOP,
+        "workers: 1.5\n",
+        Code::WrongType,
+        (3, 10),
+        "expected `auto` or a number of threads, found a number",
+    ),
+    bad(TOP, "log: { level: inf }\n", Code::UnknownChoice, (3, 15), "`inf` is not a log level"),
+    bad(TOP, "log: { access: 101% }\n", Code::OutOfBounds, (3, 16), "more than 100%"),
+    bad(TOP, "drain: { delay: 5 }\n", Code::BadUnit, (3, 17), "needs a unit"),
+    bad(TOP, "drain: { delay: 5sec }\n", Code::BadUnit, (3, 17), "`sec` is not a unit"),
+    bad(TOP, "drain: { delay: -5s }\n", Code::BadValue, (3, 17), "not a duration"),
+    bad(TOP, "drain: { delay: 1.5s }\n", Code::BadValue, (3, 17), "not a duration"),
+    deep(TOP, "drain: { delay: 30s }\n", Code::Inconsistent, (3, 17), "longer than `drain.grace` (25s)"),
+    deep(TOP, "telemetry: { listen: 127.0.0.1:9901 }\n", Code::AddressInUse, (3, 22), "taken by `admin`"),
+    deep(TOP, "admin: { listen: 9902 }\n", Code::AddressInUse, (3, 18), "taken by `telemetry`"),
+    // listeners
+    bad("service: s\n", "listeners:\n  in: {}\n", Code::Missing, (3, 3), "`listen` is missing"),
+    bad("service: s\n", "listeners:\n  in:\n", Code::WrongType, (3, 3), "found nothing"),
+    deep("service: s\n", "listeners: {}\n", Code::TooFew, (2, 12), "no listener"),
+    bad(
+        "service: s\n",
+        "listeners: { a/b: { listen: 80 } }\n",
+        Code::BadName,
+        (2, 14),
+        "`a/b` is not a name",
+    ),
+    bad(
+        "service: s\n",
+        "listeners: { in: { listen: localhost:80 } }\n",
+        Code::BadAddress,
+        (2, 28),
+        "not an address to listen on",
+    ),
+    bad(
+        "service: s\n",
+        "listeners: { in: { listen: 70000 } }\n",
+        Code::BadAddress,
+        (2, 28),
+        "70000 is not a port",
+    ),
+    deep(
+        "service: s\n",
+        "listeners: { a: { listen: 80 }, b: { listen: 127.0.0.1:80 } }\n",
+        Code::AddressInUse,
+        (2, 46),
+        "taken by `listeners.a`",
+    ),
+    bad(
+        "service: s\n",
+        "listeners: { in: { listen: 80, protocol: tcp } }\n",
+        Code::LaterVersion,
+        (2, 42),
+        "`tcp` is known",
+    ),
+    bad(
+        "service: s\n",
+        "listeners: { in: { listen: 80, proxy_protocol: v2 } }\n",
+        Code::LaterVersion,
+        (2, 32),
+        "`proxy_protocol` is known",
+    ),
+    bad(
+        "service: s\n",
+        "listeners: { in: { listen: 80, tls: { cert: c } } }\n",
+        Code::Missing,
+        (2, 32),
+        "`key` is missing",
+    ),
+    deep(
+        "service: s\n",
+        "listeners: { in: { listen: 80, tls: { cert: none/c, key: k } } }\n",
+        Code::BadFile,
+        (2, 45),
+        "No such file",
+    ),
+    bad(
+        "service: s\n",
+        "listeners: { in: { listen: 80, header_timeout: 0 } }\n",
+        Code::OutOfBounds,
+        (2, 48),
+        "above 0",
+    ),
+    deep(
+        "service: s\n",
+        "listeners: { in: { listen: 80, max_header_bytes: 1KiB } }\n",
+        Code::OutOfBounds,
+        (2, 50),
+        "out of bounds",
+    ),
+    bad(
+        "service: s\n",
+        "listeners: { in: { listen: 80, max_headers: '5' } }\n",
+        Code::WrongType,
+        (2, 45),
+        "expected an integer, found a text",
+    ),
+    bad(
+        "service: s\n",
+        "listeners: { in: { listen: 80, trust: [ten/8] } }\n",
+        Code::BadAddress,
+        (2, 40),
+        "not a network",
+    ),
+    deep(
+        "service: s\n",
+        "listeners: { in: { listen: 80, trust: [10.0.0.1/8] } }\n",
+        Code::BadAddress,
+        (2, 40),
+        "not a network",
+    ),
+    // upstreams
+    bad(UPSTREAM, "    app: {}\n", Code::Missing, (5, 5), "`endpoints` is missing"),
+    bad(UPSTREAM, "    app: { endpoints: [] }\n", Code::TooFew, (5, 23), "at least 1"),
+    bad(UPSTREAM, "    app: { endpoints: [http://h:1] }\n", Code::BadAddress, (5, 24), "not an endpoint"),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [{ address: h:1, weight: -1 }] }\n",
+        Code::OutOfBounds,
+        (5, 48),
+        "-1 is out of bounds",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [{ weight: 1 }] }\n",
+        Code::Missing,
+        (5, 24),
+        "`address` is missing",
+    ),
+    deep(UPSTREAM, "    app: { endpoints: [h:1, H:1] }\n", Code::Duplicate, (5, 29), "stands here twice"),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], balancer: { policy: peak_ewma } }\n",
+        Code::LaterVersion,
+        (5, 50),
+        "`peak_ewma` is known",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { http: /z } }\n",
+        Code::LaterVersion,
+        (5, 30),
+        "`health` is known",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { discover: { dns: h:1 }, endpoints: [h:1] }\n",
+        Code::LaterVersion,
+        (5, 12),
+        "`discover` is known",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], tls: { cert: c } }\n",
+        Code::Incomplete,
+        (5, 43),
+        "`cert` without its `key`",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], tls: { server_name: 'a b' } }\n",
+        Code::BadHost,
+        (5, 50),
+        "not a server name",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], pool: { max_connections: 1, min_idle: 2 } }\n",
+        Code::Inconsistent,
+        (5, 68),
+        "more than `max_connections`",
+    ),
+    // routes
+    deep(ROUTE, "    r: {}\n", Code::Missing, (7, 5), "`upstream` is missing"),
+    deep(ROUTE, "    r: { upstream: ap }\n", Code::UnknownUpstream, (7, 20), "no upstream `ap`"),
+    deep(
+        ROUTE,
+        "    r: { upstream: app, listener: im }\n",
+        Code::UnknownListener,
+        (7, 35),
+        "no listener `im`",
+    ),
+    deep(
+        ROUTE,
+        "    r: { upstream: app, listener: in, match: { listener: im } }\n",
+        Code::Conflict,
+        (7, 35),
+        "`listener` is `in` here",
+    ),
+    deep(
+        ROUTE,
+        "    r: { upstream: app, match: { route: r } }\n",
+        Code::Conflict,
+        (7, 41),
+        "cannot match on a route",
+    ),
+    deep(
+        ROUTE,
+        "    r: { upstream: app, split: [{ upstream: app }] }\n",
+        Code::Conflict,
+        (7, 20),
+        "cannot both be given",
+    ),
+    deep(ROUTE, "    r: { split: [{ upstream: app, weight: 0 }] }\n", Code::NoWeight, (7, 17), "weight 0"),
+    deep(
+        ROUTE,
+        "    r: { split: [{ upstream: app }, { upstream: app }] }\n",
+        Code::Duplicate,
+        (7, 49),
+        "two parts",
+    ),
+    deep(ROUTE, "    r: { upstream: app, key: client }\n", Code::Incomplete, (7, 30), "without a `split`"),
+    bad(
+        ROUTE,
+        "    r: { split: [{ upstream: app }], key: user }\n",
+        Code::UnknownChoice,
+        (7, 43),
+        "not a part of a key",
+    ),
+    bad(ROUTE, "    r: { upstream: app, retry: {} }\n", Code::LaterVersion, (7, 25), "`retry` is known"),
+    bad(ROUTE, "    r: { upstream: app, timeout: soon }\n", Code::BadValue, (7, 34), "not a duration"),
+    bad(ROUTE, "    r: { upstream: app, priority: high }\n", Code::UnknownChoice, (7, 35), "not a priority"),
+    bad(ROUTE, "    r: { upstream: app, max_body: 1TB }\n", Code::BadUnit, (7, 35), "`TB` is not a unit"),
+    bad(
+        ROUTE,
+        "    r: { upstream: app, match: { path: a } }\n",
+        Code::BadPath,
+        (7, 40),
+        "begin with a slash",
+    ),
+    bad(ROUTE, "    r: { upstream: app, match: { path: /a* } }\n", Code::BadPath, (7, 40), "`*` inside"),
+    deep(
+        ROUTE,
+        "    r: { upstream: app, match: { path: /a//b } }\n",
+        Code::BadPath,
+        (7, 40),
+        "empty segment",
+    ),
+    deep(
+        ROUTE,
+        "    r: { upstream: app, match: { path: [/ok, /a/../b] } }\n",
+        Code::BadPath,
+        (7, 46),
+        "`..` segment",
+    ),
+    bad(
+        ROUTE,
+        "    r: { upstream: app, match: { path: /a?b=c } }\n",
+        Code::BadPath,
+        (7, 40),
+        "more than a path",
+    ),
+    deep(
+        ROUTE,
+        "    r: { upstream: app, match: { path: /a%zz } }\n",
+        Code::BadPath,
+        (7, 40),
+        "percent escape",
+    ),
+    deep(
+        ROUTE,
+        "    r: { upstream: app, match: { path: '~(' } }\n",
+        Code::BadRegex,
+        (7, 40),
+        "unclosed group",
+    ),
+    deep(
+        ROUTE,
+        "    r: { upstream: app, match: { path: '~(\\w{100}){100}' } }\n",
+        Code::BadRegex,
+        (7, 40),
+        "256KiB",
+    ),
+    bad(ROUTE, "    r: { upstream: app, match: { host: '*' } }\n", Code::BadHost, (7, 40), "not a host"),
+    bad(ROUTE, "    r: { upstream: app, match: { host: a:80 } }\n", Code::BadHost, (7, 40), "not a host"),
+    bad(
+        ROUTE,
+        "    r: { upstream: app, match: { methods: get } }\n",
+        Code::BadValue,
+        (7, 43),
+        "`get` is not a method",
+    ),
+    bad(ROUTE, "    r: { upstream: app, match: { methods: [] } }\n", Code::TooFew, (7, 43), "at least 1"),
+    bad(
+        ROUTE,
+        "    r: { upstream: app, match: { headers: { 'x y': z } } }\n",
+        Code::BadHeader,
+        (7, 45),
+        "not a header's name",
+    ),
+    deep(
+        ROUTE,
+        "    r: { upstream: app, match: { headers: { x-a: b, X-A: c } } }\n",
+        Code::Duplicate,
+        (7, 53),
+        "written differently",
+    ),
+    bad(
+        ROUTE,
+        "    r: { upstream: app, match: { grpc: /a.B/C } }\n",
+        Code::BadValue,
+        (7, 40),
+        "not a gRPC method",
+    ),
+    deep(
+        ROUTE,
+        "    r: { upstream: app, match: { grpc: a.B, methods: GET } }\n",
+        Code::Inconsistent,
+        (7, 40),
+        "always POST",
+    ),
+    deep(
+        ROUTE,
+        "    r: { upstream: app, match: { path: '~/a.*' }, rewrite: { path_prefix: /b } }\n",
+        Code::Inconsistent,
+        (7, 75),
+        "no prefix to replace",
+    ),
+    bad(
+        ROUTE,
+        "    r: { upstream: app, rewrite: { path_prefix: /b/* } }\n",
+        Code::BadPath,
+        (7, 49),
+        "`*` inside",
+    ),
+    bad(ROUTE, "    r: { upstream: app, rewrite: { host: a/b } }\n", Code::BadHost, (7, 42), "not a host"),
+    deep(
+        ROUTE,
+        "    r: { upstream: app, request_headers: { set: { Host: a } } }\n",
+        Code::ForbiddenHeader,
+        (7, 51),
+        "`host` is not for policy",
+    ),
+    deep(
+        ROUTE,
+        "    r: { upstream: app, response_headers: { remove: Connection } }\n",
+        Code::ForbiddenHeader,
+        (7, 53),
+        "`connection` is not for policy",
+    ),
+    deep(
+        ROUTE,
+        "    r: { upstream: app, request_headers: { add: { content-length: 1 } } }\n",
+        Code::ForbiddenHeader,
+        (7, 51),
+        "`content-length`",
+    ),
+    bad(
+        ROUTE,
+        "    r: { upstream: app, request_headers: { set: { x-a: \"a\\nb\" } } }\n",
+        Code::BadHeader,
+        (7, 56),
+        "not a header's value",
+    ),
+];
+
+#[test]
+fn each_bad_file_is_refused_for_what_it_is_and_where() {
+    let validator = jsonschema::validator_for(&schema()).unwrap();
+    let mut wrong = Vec::new();
+    for case in BAD {
+        let text = format!("{}{}", case.base, case.text);
+        let loaded = load_text(text.as_bytes());
+        let hit = loaded.faults.iter().any(|fault| {
+            let at = (fault.origin.line, fault.origin.column);
+            fault.code == case.code && at == case.at && fault.message.contains(case.says)
+        });
+        let errors = loaded.faults.count(Severity::Error);
+        if !hit || errors != 1 || loaded.file.is_some() {
+            wrong.push(format!(
+                "{:?}: wanted {:?} at {:?}; got\n{}",
+                case.text,
+                case.code,
+                case.at,
+                loaded.render(false)
+            ));
+        }
+        if case.schema && json_of(&text).is_some_and(|document| validator.is_valid(&document)) {
+            wrong.push(format!("{:?}: the schema takes it", case.text));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(BAD.len() >= 60);
+}
+
+#[test]
+fn bytes_that_are_no_text_and_files_that_are_too_large() {
+    let only = |text: &[u8]| {
+        let loaded = load_text(text);
+        let fault = loaded.faults.iter().next().unwrap().clone();
+        (fault.code, fault.origin.line, fault.origin.column)
+    };
+    assert_eq!(only(b"service: s\nzone: \xff\n"), (Code::NotUtf8, 2, 7));
+    assert_eq!(only(b"\xff\xfes\0"), (Code::NotUtf8, 1, 1));
+    assert_eq!(only(&vec![b'#'; 1024 * 1024 + 1]), (Code::TooLarge, 0, 0));
+    let deep = "a: ".to_owned() + &"[".repeat(100);
+    assert_eq!(only(deep.as_bytes()), (Code::TooDeep, 1, 67));
+}
+
+#[test]
+fn ten_mistakes_are_ten_faults() {
+    let text = "\
+service: a b
+wrokers: 1
+log: { level: loud, format: xml }
+drain: { grace: 5 }
+listeners: { in: { listen: x } }
+policy:
+  upstreams: { app: { endpoints: [h] } }
+  routes:
+    one: { upstream: ap, timeout: never }
+    two: { upstream: app, max_body: lots }
+";
+    let loaded = load_text(text.as_bytes());
+    let errors = loaded.faults.iter().filter(|fault| fault.severity == Severity::Error);
+    let lines: Vec<_> = errors.map(|fault| fault.origin.line).collect();
+    assert_eq!(lines, [1, 2, 3, 3, 4, 5, 7, 9, 9, 10], "{}", loaded.render(false));
+}
+
+#[test]
+fn warnings_do_not_refuse() {
+    let text = format!(
+        "{ROUTE}    a: {{ upstream: app, match: {{ host: [x, y] }} }}\n    b: {{ upstream: app, match: {{ host: [y, x] }} }}\n"
+    )
+    .replace("  routes:", "    spare: { endpoints: [i:1] }\n  routes:");
+    let loaded = load_text(text.as_bytes());
+    assert!(loaded.file.is_some());
+    let codes: Vec<_> =
+        loaded.faults.iter().map(|fault| (fault.code, fault.severity, fault.path.as_str())).collect();
+    assert_eq!(
+        codes,
+        [
+            (Code::Unused, Severity::Warning, "policy.upstreams.spare"),
+            (Code::Shadowed, Severity::Warning, "policy.routes.b"),
+        ]
+    );
+    assert_eq!(load_text(TOP.as_bytes()).faults.iter().next().unwrap().code, Code::NoRoutes);
+}
+
+// ---- what is taken
+
+#[test]
+fn variables_take_their_type_after_expansion() {
+    let text = "service: s\nworkers: ${COUNT}\nzone: ${EMPTY}\nadmin: { listen: '${PORT}' }\nlisteners:\n  in:\n    listen: ${PORT:-1}\n    max_headers: \"${COUNT}\"\ntelemetry: off\n";
+    let loaded = load_text(text.replace("${PORT:-1}", "${OTHER:-8082}").as_bytes());
+    let bootstrap =
+        loaded.file.as_ref().unwrap_or_else(|| panic!("{}", loaded.render(false))).bootstrap.clone();
+    assert_eq!(bootstrap.workers.get(), 7);
+    assert_eq!(bootstrap.zone, None);
+    assert_eq!(bootstrap.instance.as_str(), "pod-7");
+    assert_eq!(bootstrap.telemetry, None);
+    assert_eq!(bootstrap.admin.unwrap().to_string(), "0.0.0.0:8081");
+    let listener = bootstrap.listeners.values().next().unwrap();
+    assert_eq!((listener.listen.to_string().as_str(), listener.max_headers), ("0.0.0.0:8082", 7));
+}
+
+#[test]
+fn names_and_header_values_keep_how_they_were_written() {
+    let text = format!(
+        "{ROUTE}    r: {{ upstream: app, request_headers: {{ set: {{ x-v: 1.10, x-t: true }} }} }}\ninstance: 0123456789e1\n"
+    );
+    let file = load_text(text.as_bytes()).file.unwrap();
+    assert_eq!(file.bootstrap.instance.as_str(), "0123456789e1");
+    let set = &file.policy.routes.values().next().unwrap().request_headers.set;
+    assert_eq!(set.iter().map(|(_, value)| value.to_str().unwrap()).collect::<Vec<_>>(), ["1.10", "true"]);
+}
+
+#[test]
+fn documents_know_where_each_field_is_written() {
+    let file = load_text(ANNOTATED.as_bytes()).file.unwrap();
+    let name = Name::new("inventory-api").unwrap();
+    let node = file.documents.get(Kind::Route, &name).unwrap();
+    assert_eq!(node.to_json()["rewrite"]["path_prefix"], "/v2");
+    let (_, origin) = node.leaves().into_iter().find(|(path, _)| path == "rewrite.path_prefix").unwrap();
+    let source = file.documents.source(origin).unwrap();
+    assert_eq!(&*source.name, "weir.yaml");
+    assert!(source.text.lines().nth(origin.line as usize - 1).unwrap().contains("path_prefix: /v2"));
+    assert_eq!(file.documents.iter().count(), 6);
+}
+
+#[test]
+fn faults_are_shown_as_rustc_shows_them_and_as_json() {
+    let loaded = load_text(format!("{ROUTE}    in: {{ upstream: app, timeot: 3s }}\n").as_bytes());
+    let text = loaded.render(false);
+    for part in [
+        "error[WEIR-0101]: policy.routes.in.timeot: there is no field `timeot` here\n",
+        " --> weir.yaml:7:26\n",
+        "7 |     in: { upstream: app, timeot: 3s }\n",
+        "  |                          ^^^^^^\n",
+        "= help: did you mean `timeout`?",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    assert!(!text.contains('\u{1b}'));
+    assert!(loaded.render(true).contains('\u{1b}'));
+    let json = loaded.to_json();
+    let fault = &json[0];
+    assert_eq!(fault["severity"], "error");
+    assert_eq!(fault["code"], "WEIR-0101");
+    assert_eq!(fault["file"], "weir.yaml");
+    assert_eq!((&fault["line"], &fault["column"], &fault["end_column"]), (&7.into(), &26.into(), &32.into()));
+    assert_eq!(fault["path"], "policy.routes.in.timeot");
+    assert!(fault["help"].as_str().unwrap().contains("`timeout`"));
+}
+
+// ---- what nothing may do
+
+/// Everything that a load can be asked for; none of it may panic.
+fn exercise(text: &[u8]) {
+    let loaded = load_text(text);
+    assert_eq!(loaded.file.is_none(), loaded.faults.any_error());
+    let _ = (loaded.render(true), loaded.to_json().to_string());
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        exercise(&bytes);
+    }
+
+    #[test]
+    fn arbitrary_yaml_like_text_does_not_panic(text in "([a-z]{1,3}: |[-?&*!|>%@`\"'{}\\[\\],#:~ \n\r\t]|\\$\\{[A-Z]*|[0-9]{1,20}|ä|🦀){0,60}") {
+        exercise(text.as_bytes());
+    }
+
+    #[test]
+    fn mutated_good_files_do_not_panic(edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..3_u8), 1..8)) {
+        let mut text = ANNOTATED.as_bytes().to_vec();
+        for (index, byte, kind) in edits {
+            let at = index.index(text.len());
+            match kind {
+                0 => text[at] = byte,
+                1 => text.insert(at, byte % 128),
+                _ => drop(text.remove(at)),
+            }
+        }
+        exercise(&text);
+    }
+
+    #[test]
+    fn good_files_with_lines_moved_about_do_not_panic(order in prop::collection::vec(any::<prop::sample::Index>(), 1..80)) {
+        let lines: Vec<_> = ANNOTATED.lines().collect();
+        let text = order.iter().map(|index| lines[index.index(lines.len())]).collect::<Vec<_>>().join("\n");
+        exercise(text.as_bytes());
+    }
+}
+
+// ---- the finished binary
+
+/// Runs it; gives back its exit code, standard output and standard error.
+fn weir(arguments: &[&str]) -> (i32, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(arguments)
+        .env_remove("WEIR_CONFIG")
+        .env_remove("ZONE")
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn check_says_what_it_checked_or_what_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let good = file("good.yaml", MINIMAL);
+    let (code, out, _) = weir(&["check", "-c", &good]);
+    assert_eq!((code, out), (0, format!("{good}: fine: service orders, 1 listener, 1 upstream, 1 route\n")));
+    assert_eq!(weir(&["check", "-c", &good, "-o", "json"]).1.trim(), "[]");
+
+    let poor = file(
+        "bad.yaml",
+        "service: a b\nlisteners: { in: { listen: 80, tls: { cert: none.pem, key: none.pem } } }\n",
+    );
+    let (code, out, _) = weir(&["check", "-c", &poor]);
+    assert_eq!(code, 64);
+    for part in [
+        "error[WEIR-0205]: service: ",
+        "bad.yaml:1:10",
+        "error[WEIR-0303]: listeners.in.tls.cert",
+        "3 errors, 1 warning",
+    ] {
+        assert!(out.contains(part), "{part:?} is not in\n{out}");
+    }
+    let (code, out, _) = weir(&["check", "-c", &poor, "-o", "json"]);
+    let faults: Json = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, faults.as_array().unwrap().len()), (64, 4));
+
+    let (code, out, _) = weir(&["check", "-c", "no/such/file.yaml"]);
+    assert!(code == 64 && out.contains("error[WEIR-0001]") && out.contains("no/such/file.yaml"), "{out}");
+}
+
+#[test]
+fn the_other_commands_print_what_they_promise() {
+    let (code, out, _) = weir(&["schema"]);
+    assert_eq!((code, out.as_str()), (0, include_str!("../config/weir.schema.json")));
+    let (code, out, _) = weir(&["completions", "bash"]);
+    assert!(code == 0 && out.contains("_weir()"), "{out}");
+    let (code, out, _) = weir(&["man"]);
+    assert!(code == 0 && out.starts_with(".ie") && out.contains(".TH weir-check "), "{out}");
+    assert_eq!(weir(&["chekc"]).0, 2);
+    assert_eq!(weir(&["check", "--no-such-flag"]).0, 2);
+}
