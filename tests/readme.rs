@@ -23,8 +23,8 @@ fn path() -> std::path::PathBuf {
 /// The blocks of a language.
 fn blocks(language: &str) -> Vec<String> {
     let readme = readme();
-    let parts = readme.split(&format!("```{language}\n")).skip(1);
-    parts.map(|part| part.split("```").next().unwrap().to_owned()).collect()
+    let opening = format!("```{language}\n");
+    readme.split(&opening).skip(1).map(|part| part.split("```").next().unwrap().to_owned()).collect()
 }
 
 #[test]
