@@ -165,7 +165,7 @@ mod tests {
         let start = Instant::now();
         let readiness = Readiness::new(2, start);
         assert_eq!(readiness.live(start + STALE), Ok(()), "time to start");
-        let later = start + Duration::from_secs(60);
+        let later = start + Duration::from_mins(1);
         readiness.beat(0, later);
         readiness.beat(1, start + Duration::from_secs(30));
         readiness.beat(9, later);

@@ -99,6 +99,47 @@ fn the_schema_takes_the_files_that_are_checked_in() {
     }
 }
 
+#[test]
+fn the_defaults_in_the_schema_are_values_of_their_fields() {
+    let schema = schema();
+    let mut count = 0;
+    for (name, definition) in schema["$defs"].as_object().unwrap() {
+        for (field, property) in definition["properties"].as_object().into_iter().flatten() {
+            assert!(!property["description"].as_str().unwrap().is_empty(), "{name}.{field} is not described");
+            let Some(default) = property.get("default") else { continue };
+            let own = serde_json::json!({ "$ref": format!("#/$defs/{name}/properties/{field}"), "$defs": schema["$defs"] });
+            let validator = jsonschema::validator_for(&own).unwrap();
+            assert!(validator.is_valid(default), "{name}.{field}: {default}");
+            count += 1;
+        }
+    }
+    assert!(count > 30);
+}
+
+#[test]
+fn the_sample_of_the_handbook_only_asks_for_what_is_not_there_yet() {
+    let text = "\
+service: orders
+store: { etcd: { endpoints: [http://127.0.0.1:2379], root: /weir }, boot_wait: 3s }
+listeners:
+  inbound:  { listen: 0.0.0.0:8080, protocol: auto }
+  redis:    { listen: 127.0.0.1:6379, protocol: tcp, upstream: redis }
+policy:
+  upstreams:
+    app:
+      endpoints: [127.0.0.1:3000, { address: 10.0.0.2:8080, weight: 2, zone: b, tier: 1 }]
+      health: { http: /healthz, interval: 5s }
+      slow_start: 30s
+  routes:
+    in: { listener: inbound, upstream: app, fallback: { upstream: app } }
+  switches:
+    no-recommendations: { match: { path: /recommendations/* }, state: off }
+";
+    let loaded = load_text(text.as_bytes());
+    let codes: Vec<_> = loaded.faults.iter().map(|fault| fault.code).collect();
+    assert_eq!(codes, [Code::LaterVersion; 7], "{}", loaded.render(false));
+}
+
 // ---- what is refused
 
 /// A service and a listener: two lines, before a bad third.

@@ -36,7 +36,7 @@ pub const MAX_BODY: usize = 4 << 10;
 /// Most bytes of a request's head.
 const MAX_HEAD: usize = 16 << 10;
 /// A connection is closed after this, so that none can hold its place for good.
-pub const MAX_AGE: Duration = Duration::from_secs(60);
+pub const MAX_AGE: Duration = Duration::from_mins(1);
 /// How long a connection that must end may go on with the answer it is sending.
 const GRACE: Duration = Duration::from_secs(1);
 /// Rest after an error of accept(2), most of which (too many open files) would come again at once.

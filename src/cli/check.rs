@@ -23,7 +23,7 @@ pub fn run(args: &Args) -> ExitStatus {
         Output::Json => print(format!("{:#}\n", loaded.to_json()).as_bytes()),
         Output::Text => {
             let mut text = loaded.render(wants_colour(&std::io::stdout()));
-            text.push_str(&summary(&args.config.config.display().to_string(), &loaded));
+            text.push_str(&summary(&source::name(&args.config.config), &loaded));
             print(text.as_bytes())
         }
     };

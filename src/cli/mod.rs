@@ -17,7 +17,13 @@ use crate::config::units;
 
 /// A per-pod HTTP sidecar that keeps a service standing when something around it fails.
 #[derive(Debug, Parser)]
-#[command(name = "weir", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "weir",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 fine, 1 the answer is no, 2 wrong usage, 64 bad configuration, 69 something that was needed is not there."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -13,11 +13,16 @@ use crate::config::{Env, HostFacts, Loaded, MAX_BYTES, PemKind, load};
 
 /// Reads and loads a file; `-` is standard input.
 pub fn load_file(path: &Path) -> Loaded {
-    let name = if path == Path::new("-") { "stdin".to_owned() } else { path.display().to_string() };
+    let name = name(path);
     match read(path) {
         Err(error) => Loaded::unreadable(&name, &error.to_string()),
         Ok(text) => load_text(&name, &text),
     }
+}
+
+/// What people know a file by.
+pub fn name(path: &Path) -> String {
+    if path == Path::new("-") { "stdin".to_owned() } else { path.display().to_string() }
 }
 
 /// Loads a text with this process's environment and host.

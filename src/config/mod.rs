@@ -12,6 +12,7 @@ pub mod fault;
 mod load;
 mod name;
 pub mod node;
+pub mod path;
 mod pattern;
 pub mod policy;
 mod render;

@@ -162,7 +162,7 @@ impl Node {
         }
     }
 
-    /// Every field that is not itself a map, with its dotted path and where it is written.
+    /// Every field that is not itself a map with fields, with its dotted path and where it is written.
     pub fn leaves(&self) -> Vec<(String, Origin)> {
         let mut out = Vec::new();
         self.collect_leaves(&mut String::new(), &mut out);
@@ -170,9 +170,9 @@ impl Node {
     }
 
     fn collect_leaves(&self, path: &mut String, out: &mut Vec<(String, Origin)>) {
-        let Value::Map(map) = &self.value else {
-            out.push((path.clone(), self.origin));
-            return;
+        let map = match &self.value {
+            Value::Map(map) if !map.is_empty() => map,
+            _ => return out.push((path.clone(), self.origin)),
         };
         for (key, entry) in map {
             let length = path.len();
@@ -258,11 +258,11 @@ mod tests {
     #[test]
     fn every_leaf_keeps_the_origin_of_its_layer() {
         let mut merged = node(&serde_json::json!({"pool": {"min_idle": 1, "max_pending": 2}}), 1);
-        merged.merge(&node(&serde_json::json!({"pool": {"max_pending": 5}, "weight": 3}), 2));
+        merged.merge(&node(&serde_json::json!({"pool": {"max_pending": 5}, "tls": {}}), 2));
         let lines: Vec<_> = merged.leaves().into_iter().map(|(path, origin)| (path, origin.line)).collect();
         assert_eq!(
             lines,
-            [("pool.min_idle".to_owned(), 1), ("pool.max_pending".to_owned(), 2), ("weight".to_owned(), 2)]
+            [("pool.min_idle".to_owned(), 1), ("pool.max_pending".to_owned(), 2), ("tls".to_owned(), 2)]
         );
     }
 }

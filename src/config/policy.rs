@@ -128,8 +128,8 @@ impl Default for Pool {
             min_idle: 0,
             max_pending: 100,
             pending_timeout: Duration::from_secs(1),
-            idle_timeout: Duration::from_secs(60),
-            max_age: Duration::from_secs(30 * 60),
+            idle_timeout: Duration::from_mins(1),
+            max_age: Duration::from_mins(30),
         }
     }
 }

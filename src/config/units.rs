@@ -8,7 +8,7 @@ use super::{
 };
 
 /// The longest duration that is taken anywhere: 24 h.
-pub const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+pub const LONGEST: Duration = Duration::from_hours(24);
 
 const DURATION_UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
 const SIZE_UNITS: [(&str, u64); 7] = [
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn durations_sizes_percentages_rates() {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
+        assert_eq!(duration("1h"), Ok(Duration::from_hours(1)));
         assert_eq!(duration("0"), Ok(Duration::ZERO));
         assert_eq!(size("64KiB"), Ok(65536));
         assert_eq!(size("1MB"), Ok(1_000_000));
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(percent("0.5%"), Ok(50));
         assert_eq!(percent("12.34%"), Ok(1234));
         assert_eq!(percent("100%"), Ok(10_000));
-        assert_eq!(rate("30/m"), Ok(Rate { count: 30, per: Duration::from_secs(60) }));
+        assert_eq!(rate("30/m"), Ok(Rate { count: 30, per: Duration::from_mins(1) }));
     }
 
     #[test]

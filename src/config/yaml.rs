@@ -244,7 +244,10 @@ impl Builder<'_> {
     }
 
     fn scalar(&mut self, written: &str, style: ScalarStyle, tag: Option<&Tag>, origin: Origin) -> Node {
-        let text = match expand::expand(written, self.lookup) {
+        // Keys stand for themselves: what a field or a resource is called does not depend on where Weir runs.
+        let is_key = matches!(self.stack.last(), Some(Frame { items: Items::Map(_, None), .. }));
+        let expanded = if is_key { Ok(Cow::Borrowed(written)) } else { expand::expand(written, self.lookup) };
+        let text = match expanded {
             Ok(text) => text,
             Err(error) => {
                 let (at, length) = error.at;
@@ -408,6 +411,7 @@ mod tests {
 
     #[test]
     fn expansion_comes_after_parsing_and_before_typing() {
+        assert_eq!(json("a${N}: 1\n$$: 2"), serde_json::json!({"a${N}": 1, "$$": 2}));
         assert_eq!(
             json("a: ${N}\nb: '${N}'\nc: ${X:-}\nd: ${X:-a b}"),
             serde_json::json!({"a": 7, "b": "7", "c": null, "d": "a b"})

@@ -116,13 +116,13 @@ mod tests {
     #[test]
     fn reads_grpc_timeouts() {
         for (value, expected) in [
-            ("2H", Some(Duration::from_secs(7200))),
-            ("3M", Some(Duration::from_secs(180))),
+            ("2H", Some(Duration::from_hours(2))),
+            ("3M", Some(Duration::from_mins(3))),
             ("4S", Some(Duration::from_secs(4))),
             ("5m", Some(Duration::from_millis(5))),
             ("6u", Some(Duration::from_micros(6))),
             ("7n", Some(Duration::from_nanos(7))),
-            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
+            ("99999999H", Some(Duration::from_hours(99_999_999))),
             ("0S", Some(Duration::ZERO)),
             ("123456789n", None),
             ("", None),

@@ -25,7 +25,7 @@ pub const DEFAULT_MAX_SERIES: usize = 2_000;
 
 /// How long the series of a resource stay after it has left the policy, so that the last scrape gets what
 /// happened since the one before. Gauges are at 0 by then.
-pub const LINGER: Duration = Duration::from_secs(120);
+pub const LINGER: Duration = Duration::from_mins(2);
 
 /// All metrics of the process.
 ///

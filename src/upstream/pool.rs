@@ -36,10 +36,13 @@ impl Want {
 
     fn alpn(self, protocol: UpstreamProtocol, secure: bool) -> Alpn {
         match (self, protocol) {
-            (Self::Upgrade, _) | (_, UpstreamProtocol::Http1) => Alpn::Http1,
             (Self::Any | Self::Grpc, UpstreamProtocol::Auto) if secure => Alpn::Both,
-            (Self::Any, UpstreamProtocol::Auto) => Alpn::Http1,
-            (_, UpstreamProtocol::Http2) | (Self::Grpc, UpstreamProtocol::Auto) => Alpn::Http2,
+            (Self::Any | Self::Grpc, UpstreamProtocol::Http2) | (Self::Grpc, UpstreamProtocol::Auto) => {
+                Alpn::Http2
+            }
+            (Self::Upgrade, _) | (_, UpstreamProtocol::Http1) | (Self::Any, UpstreamProtocol::Auto) => {
+                Alpn::Http1
+            }
         }
     }
 }

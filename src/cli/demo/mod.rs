@@ -123,21 +123,13 @@ impl Signals {
     }
 }
 
-/// Reads `500ms`, `20s`, `5m` or `1h`; at least a second, at most a day.
+/// Reads a duration as the file has them; at least a second, at most a day.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err("a duration is a number with ms, s, m or h, such as 20s".to_owned()),
-    };
-    let ms = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
-    ms.filter(|ms| (1_000..=86_400_000).contains(ms))
-        .map(Duration::from_millis)
-        .ok_or_else(|| "the demo runs for 1s to 24h".to_owned())
+    let duration = super::duration(text)?;
+    if duration < Duration::from_secs(1) {
+        return Err("the demo runs for 1s to 24h".to_owned());
+    }
+    Ok(duration)
 }
 
 #[cfg(test)]
@@ -148,7 +140,7 @@ mod tests {
     fn durations() {
         assert_eq!(parse_duration("20s"), Ok(Duration::from_secs(20)));
         assert_eq!(parse_duration("1500ms"), Ok(Duration::from_millis(1500)));
-        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_mins(2)));
         for wrong in ["", "20", "s", "1.5s", "999ms", "25h", "-1s", "99999999999999999999s"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }

@@ -139,7 +139,8 @@ fn unknown(code: Code, what: &str, name: &Spanned<Name>, known: &BTreeSet<&Name>
     }
     let words = || known.iter().map(|name| name.as_str());
     // Among thousands of names the nearest is chance, and looking for it takes long.
-    let help = match nearest(name.value.as_str(), words().take(1000)) {
+    let candidates = if cx.is_full() { 0 } else { 1000 };
+    let help = match nearest(name.value.as_str(), words().take(candidates)) {
         Some(guess) => format!("did you mean `{guess}`?"),
         None => match super::fault::listed(words().take(10)) {
             names if names.is_empty() => format!("there is no {what} at all"),

@@ -25,6 +25,11 @@ impl<'a> Cx<'a> {
         Self { faults, path: Vec::new(), root }
     }
 
+    /// Whether further errors will not be shown, so that advice needs no effort.
+    pub(crate) fn is_full(&self) -> bool {
+        self.faults.is_full()
+    }
+
     /// Where the key is written under which we are.
     pub(crate) fn here(&self) -> Origin {
         self.path.last().map_or(self.root, |step| step.key)
@@ -69,7 +74,7 @@ impl<'a> Cx<'a> {
             .help("take it out, or use a version of Weir that has it")
         } else {
             let known = listed(fields.iter().copied()).replace(" or ", " and ");
-            let guess = nearest(key, fields.iter().copied());
+            let guess = if self.is_full() { None } else { nearest(key, fields.iter().copied()) };
             let guess = guess.map(|field| format!("did you mean `{field}`? ")).unwrap_or_default();
             Problem::new(Code::UnknownField, format!("there is no field `{}` here", shown(key)))
                 .help(format!("{guess}The fields are {known}"))

@@ -6,7 +6,8 @@ use serde_json::{Value as Json, json};
 
 use super::{
     Cx, Defaults, Defs, List, Many, Shown, Spanned, Table, Text, Wire,
-    patterns::{CertificateName, NewHost, NewPath},
+    hosts::{CertificateName, NewHost},
+    patterns::NewPath,
     scalars::{Delay, FilePath, Int, Listen, Size, Span, SpanOrNone, Workers},
     wire,
 };

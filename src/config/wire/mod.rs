@@ -9,6 +9,7 @@
 
 mod context;
 pub(super) mod file;
+pub(super) mod hosts;
 mod list;
 pub(super) mod patterns;
 pub(super) mod scalars;
