@@ -194,12 +194,14 @@ pub fn answer_with(status: u16, headers: &[(&str, &str)], body: Body) -> Respons
     response.body(body).unwrap()
 }
 
-/// The request's own body.
+/// The request's own body, with what its headers say of it.
 pub fn echo(request: Request<Incoming>) -> Response<Body> {
-    let content_type = request.headers().get("content-type").cloned();
-    let mut response = Response::new(request.into_body().map_err(io::Error::other).boxed());
-    if let Some(content_type) = content_type {
-        response.headers_mut().insert("content-type", content_type);
+    let (head, body) = request.into_parts();
+    let mut response = Response::new(body.map_err(io::Error::other).boxed());
+    for name in ["content-type", "trailer"] {
+        if let Some(value) = head.headers.get(name) {
+            response.headers_mut().insert(name, value.clone());
+        }
     }
     response
 }
@@ -275,11 +277,11 @@ async fn connection(stream: TcpStream, setup: Setup, script: Arc<Script>, state:
     let _ = stream.set_nodelay(true);
     match setup.tls.clone() {
         None => {
-            let mut start = [0; 3];
-            while matches!(stream.peek(&mut start).await, Ok(1..3)) {
+            let mut start = [0; 4];
+            while matches!(stream.peek(&mut start).await, Ok(1..4)) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            let is_http2 = &start == b"PRI";
+            let is_http2 = &start == b"PRI ";
             serve(stream, is_http2, setup, script, state, number).await;
         }
         Some(config) => {
