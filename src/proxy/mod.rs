@@ -20,6 +20,7 @@ use std::{
     task::Poll,
 };
 
+use ::http::Method;
 use hyper::{Request, Response, body::Incoming};
 
 pub(crate) use answer::ResponseBody;
@@ -27,6 +28,7 @@ pub(crate) use answer::ResponseBody;
 use self::{exchange::Exchange, limits::TimeLimits};
 use crate::{
     error::{ProxyError, Reason},
+    http::framing::Forwards,
     listener::Connection,
 };
 
@@ -35,7 +37,8 @@ pub(crate) async fn handle(connection: Rc<Connection>, request: Request<Incoming
     let mut exchange = Exchange::begin(connection, &request);
     let result = caught(dispatch(&mut exchange, request)).await;
     match result {
-        Ok(Ok(answer)) => answer::forward(exchange, answer),
+        Ok(Ok(Reply::Endpoint(answer))) => answer::forward(exchange, answer),
+        Ok(Ok(Reply::Here(method))) => answer::here(exchange, &method),
         Ok(Err(error)) => answer::made(exchange, &error),
         Err(panic) => {
             exchange.panicked(&panic);
@@ -44,17 +47,25 @@ pub(crate) async fn handle(connection: Rc<Connection>, request: Request<Incoming
     }
 }
 
-async fn dispatch(
-    exchange: &mut Exchange,
-    request: Request<Incoming>,
-) -> Result<attempt::Answer, ProxyError> {
-    let received = receive::receive(exchange, request)?;
+/// Who answers.
+enum Reply {
+    /// An endpoint does.
+    Endpoint(attempt::Answer),
+    /// Weir does, as the last recipient that the client wished for (`Max-Forwards`).
+    Here(Method),
+}
+
+async fn dispatch(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Reply, ProxyError> {
+    let mut received = receive::receive(exchange, request)?;
+    if received.count_forwards() == Forwards::AnswerHere {
+        return Ok(Reply::Here(received.parts.method));
+    }
     let (route, upstream) = receive::resolve(exchange, &received)?;
     let limits = TimeLimits::begin(exchange, &route, &received.parts.headers);
     let outgoing = outgoing::prepare(exchange, &route, received, &limits)?;
     let flow = exchange.flow().clone();
     let sent = limits.bound(&flow, attempt::send(exchange, &upstream, outgoing, &limits)).await;
-    sent.unwrap_or_else(|reason| Err(exchange.timed_out(reason, &upstream)))
+    sent.unwrap_or_else(|reason| Err(exchange.timed_out(reason, &upstream))).map(Reply::Endpoint)
 }
 
 /// Runs `future`; a panic in it becomes an error that says what the panic said.
