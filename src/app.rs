@@ -184,7 +184,8 @@ impl Bound {
         let system = |what| move |error| StartError::System(what, error);
         // Given away: the last worker that stops accepting closes a socket, and nobody else keeps it open.
         let sockets = std::mem::take(&mut self.sockets);
-        let threads = self.start_workers(sockets)?;
+        let threads = self.start_workers(&sockets)?;
+        drop(sockets);
         let runtime =
             Builder::new_current_thread().enable_all().build().map_err(system("control runtime"))?;
         let state = self.state.clone();
@@ -218,7 +219,7 @@ impl Bound {
         served
     }
 
-    fn start_workers(&self, bound: Vec<StdListener>) -> Result<Vec<JoinHandle<()>>, StartError> {
+    fn start_workers(&self, bound: &[StdListener]) -> Result<Vec<JoinHandle<()>>, StartError> {
         let system = |what| move |error| StartError::System(what, error);
         let shared = self.state.shared();
         let count = shared.loads.len();
@@ -228,7 +229,7 @@ impl Bound {
         let mut threads = Vec::with_capacity(count);
         for (index, inbox) in receivers.drain(..).enumerate() {
             let mut sockets = Vec::new();
-            for (listener, socket) in shared.listeners.iter().zip(&bound) {
+            for (listener, socket) in shared.listeners.iter().zip(bound) {
                 sockets.push((listener.clone(), socket.try_clone().map_err(system("listener"))?));
             }
             let starting = self.state.readiness().hold("workers are starting");

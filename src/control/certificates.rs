@@ -80,7 +80,7 @@ mod tests {
         let (mut fault, now) = (Fault::default(), Instant::now());
         assert!(fault.is_news("no key", now));
         assert!(!fault.is_news("no key", now + Duration::from_secs(59)));
-        assert!(fault.is_news("no key", now + Duration::from_secs(60)));
+        assert!(fault.is_news("no key", now + Duration::from_mins(1)));
         assert!(fault.is_news("no file", now + Duration::from_secs(61)));
     }
 }

@@ -226,9 +226,8 @@ impl Connection {
         let io = parts.io.into_inner();
         match ended {
             Some(Signal::HeadTooSlow) => self.say_too_slow(io).await,
-            Some(_) => {}
             None if self.client_may_still_send() => self.linger(io).await,
-            None => {}
+            Some(_) | None => {}
         }
     }
 

@@ -20,7 +20,10 @@ use tokio::{
 use super::{attempt::Answer, exchange::Exchange, limits::TimeLimits, tunnel};
 use crate::{
     error::{ProxyError, Reason},
-    http::{body::BodyError, forwarded, hygiene, respond},
+    http::{
+        body::{BodyError, UploadFault},
+        forwarded, hygiene, respond,
+    },
     route::rewrite,
     telemetry::Ended,
     upstream::Lease,
@@ -63,8 +66,9 @@ pub(super) fn made(mut exchange: Exchange, error: &ProxyError) -> Response<Respo
     exchange.makes(error, head.status);
     exchange.head_goes_out();
     // Where a request that made no sense ends, nobody knows.
-    let lost = matches!(error.reason, Reason::Malformed | Reason::HeaderTooLarge) || exchange.is_connect();
-    let last = exchange.connection_is_leaving() || (lost && exchange.version() != Version::HTTP_2);
+    let unreadable = matches!(error.reason, Reason::Malformed | Reason::HeaderTooLarge)
+        || exchange.method() == Method::CONNECT;
+    let last = exchange.connection_is_leaving() || (unreadable && exchange.version() != Version::HTTP_2);
     let connection = exchange.connection().clone();
     let mut response = finished(head, ResponseBody::whole(body, exchange));
     connection.listener.via.append(Version::HTTP_11, response.headers_mut());
@@ -72,8 +76,9 @@ pub(super) fn made(mut exchange: Exchange, error: &ProxyError) -> Response<Respo
 }
 
 /// The answer to a request that went as far as its client wished.
-pub(super) fn here(mut exchange: Exchange, method: &Method) -> Response<ResponseBody> {
-    let (head, body) = respond::answer_here(method, Some(exchange.request_id())).into_parts();
+pub(super) fn here(mut exchange: Exchange) -> Response<ResponseBody> {
+    let method = exchange.method().clone();
+    let (head, body) = respond::answer_here(&method, Some(exchange.request_id())).into_parts();
     exchange.answers(head.status);
     exchange.head_goes_out();
     let last = exchange.connection_is_leaving();
@@ -138,7 +143,8 @@ impl ResponseBody {
     }
 
     fn whole(body: Bytes, mut exchange: Exchange) -> Self {
-        exchange.ends(Ended::Complete);
+        let cut_short = exchange.flow().fault() == Some(UploadFault::ClientGone);
+        exchange.ends(if cut_short { Ended::ClientGone } else { Ended::Complete });
         let body = (!body.is_empty()).then_some(body);
         let exchange = body.is_some().then(|| Box::new(exchange));
         Self { source: BodySource::Whole(body), exchange }

@@ -124,8 +124,8 @@ impl Exchange {
         self.is_grpc
     }
 
-    pub(super) fn is_connect(&self) -> bool {
-        self.method == Method::CONNECT
+    pub(super) fn method(&self) -> &Method {
+        &self.method
     }
 
     pub(super) fn version(&self) -> Version {

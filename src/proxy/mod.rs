@@ -20,7 +20,6 @@ use std::{
     task::Poll,
 };
 
-use ::http::Method;
 use hyper::{Request, Response, body::Incoming};
 
 pub(crate) use answer::ResponseBody;
@@ -37,9 +36,9 @@ pub(crate) async fn handle(connection: Rc<Connection>, request: Request<Incoming
     let mut exchange = Exchange::begin(connection, &request);
     let result = caught(dispatch(&mut exchange, request)).await;
     match result {
-        Ok(Ok(Reply::Endpoint(answer))) => answer::forward(exchange, answer),
-        Ok(Ok(Reply::Here(method))) => answer::here(exchange, &method),
-        Ok(Err(error)) => answer::made(exchange, &error),
+        Ok(Ok(answer)) => answer::forward(exchange, answer),
+        Ok(Err(Instead::AnswerHere)) => answer::here(exchange),
+        Ok(Err(Instead::Fail(error))) => answer::made(exchange, &error),
         Err(panic) => {
             exchange.panicked(&panic);
             answer::made(exchange, &ProxyError::new(Reason::Internal))
@@ -47,25 +46,31 @@ pub(crate) async fn handle(connection: Rc<Connection>, request: Request<Incoming
     }
 }
 
-/// Who answers.
-enum Reply {
-    /// An endpoint does.
-    Endpoint(attempt::Answer),
-    /// Weir does, as the last recipient that the client wished for (`Max-Forwards`).
-    Here(Method),
+/// Why a request has no answer of an endpoint.
+enum Instead {
+    /// It failed.
+    Fail(ProxyError),
+    /// It goes no further than here, as its client wished (`Max-Forwards`).
+    AnswerHere,
 }
 
-async fn dispatch(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Reply, ProxyError> {
+impl From<ProxyError> for Instead {
+    fn from(error: ProxyError) -> Self {
+        Self::Fail(error)
+    }
+}
+
+async fn dispatch(exchange: &mut Exchange, request: Request<Incoming>) -> Result<attempt::Answer, Instead> {
     let mut received = receive::receive(exchange, request)?;
     if received.count_forwards() == Forwards::AnswerHere {
-        return Ok(Reply::Here(received.parts.method));
+        return Err(Instead::AnswerHere);
     }
     let (route, upstream) = receive::resolve(exchange, &received)?;
     let limits = TimeLimits::begin(exchange, &route, &received.parts.headers);
     let outgoing = outgoing::prepare(exchange, &route, received, &limits)?;
     let flow = exchange.flow().clone();
     let sent = limits.bound(&flow, attempt::send(exchange, &upstream, outgoing, &limits)).await;
-    sent.unwrap_or_else(|reason| Err(exchange.timed_out(reason, &upstream))).map(Reply::Endpoint)
+    Ok(sent.unwrap_or_else(|reason| Err(exchange.timed_out(reason, &upstream)))?)
 }
 
 /// Runs `future`; a panic in it becomes an error that says what the panic said.
