@@ -20,11 +20,11 @@ use support::{
 
 const MEBIBYTE: usize = 1 << 20;
 
-/// An origin that shows what curl can show: by path a greeting, an echo, a range, an empty answer.
+/// An origin that shows what curl can show: by path a greeting, the body back, a range, an empty answer.
 fn shop() -> Origin {
     Origin::start(|request| async move {
         Ok(match request.uri().path() {
-            "/echo" => origin::echo(request),
+            "/echo" => return origin::echo_at_end(request).await,
             "/empty" => origin::bare(204),
             "/unchanged" => answer_with(304, &[("etag", "\"v1\"")], support::client::empty()),
             "/range" => {

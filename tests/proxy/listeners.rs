@@ -72,7 +72,8 @@ fn clients_must_show_a_certificate_where_the_file_says_so() {
     let own = certs.issue("client", &["client.test"]);
     let client = Client::tls(weir.at("inbound"), certs.client(Some(&own), &["http/1.1"])).unwrap();
     assert_eq!(client.get("localhost", "/").status, 200);
-    let stranger = Certs::new().issue("stranger", &["client.test"]);
+    let others = Certs::new();
+    let stranger = others.issue("stranger", &["client.test"]);
     for identity in [None, Some(&stranger)] {
         // In TLS 1.3 the client learns of the refusal only with its first read.
         let Ok(client) = Client::tls(weir.at("inbound"), certs.client(identity, &["http/1.1"])) else {

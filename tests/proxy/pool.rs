@@ -45,7 +45,7 @@ fn a_connection_whose_answer_was_not_read_to_its_end_is_not_used_again() {
         Ok(origin::answer(200, "clean"))
     });
     let weir = File::to(&[origin.address]).top("workers: 1").start();
-    let client = Client::http1(weir.at("inbound"));
+    let client = Client::http2(weir.at("inbound"));
     let mut answer = client.open(client.to("a.test", "GET", "/endless", &[], empty())).unwrap();
     assert_eq!(answer.next_text(), "start");
     drop((answer, client));

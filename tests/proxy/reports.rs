@@ -155,7 +155,7 @@ fn access_records_name_reasons_and_how_exchanges_ended() {
             Ok(origin::broken_off("half"))
         }
     });
-    let weir = File::to(&[origin.address]).top("log: { access: errors }").start();
+    let weir = File::to(&[origin.address]).top("log: { access: errors }").route("timeout: 0").start();
     let client = Client::http1(weir.at("inbound"));
     let broken =
         client.open(client.to("a.test", "GET", "/", &[("x-request-id", "broken")], empty())).unwrap();
@@ -224,17 +224,28 @@ fn writing_calls_of_the_admin_interface_refuse_other_sites() {
 
 #[test]
 fn the_log_level_changes_at_run_time() {
-    let (_origin, weir) = with_origin();
+    let (origin, mut weir) = with_origin();
     let client = Client::http1(weir.at("inbound"));
-    client.get("a.test", "/");
-    assert!(!weir.stderr().to_lowercase().contains("\"debug\""), "{}", weir.stderr());
-    let answer = weir.admin_send("PUT", "/log", r#"{"level": "debug"}"#);
-    assert!((200..300).contains(&answer.status()), "{}", answer.text());
-    wait_until("a line of level debug", || {
-        Client::http1(weir.at("inbound")).get("a.test", "/");
-        weir.stderr().to_lowercase().contains("\"debug\"")
-    });
-    assert!((400..500).contains(&weir.admin_send("PUT", "/log", r#"{"level": "loud"}"#).status()));
+    let reload_with = |weir: &mut Weir, mark: &str| {
+        weir.reload(
+            &File::to(&[origin.address])
+                .route(&format!("response_headers: {{ set: {{ x-mark: {mark} }} }}"))
+                .text(),
+        );
+        wait_until("the file to be in force", || client.get("a.test", "/").header("x-mark") == mark);
+    };
+    let set = |weir: &Weir, level: &str| {
+        weir.admin_send("PUT", "/log", &format!("{{\"level\": \"{level}\"}}")).status()
+    };
+    assert!((200..300).contains(&set(&weir, "error")));
+    let before = weir.stderr();
+    reload_with(&mut weir, "quiet");
+    assert!((200..300).contains(&set(&weir, "info")));
+    reload_with(&mut weir, "loud");
+    wait_until("the second reload to be told", || weir.stderr().len() > before.len());
+    let told = weir.stderr()[before.len()..].matches("applied").count();
+    assert!(told <= 1, "the first reload was told at level error: {}", weir.stderr());
+    assert!((400..500).contains(&set(&weir, "deafening")));
 }
 
 #[test]

@@ -153,11 +153,18 @@ impl Streaming {
         self.head.status.as_u16()
     }
 
-    /// The next frame of the body; `None` at its end.
+    /// The next frame of the body, empty ones passed over; `None` at its end.
     #[track_caller]
     pub fn next(&mut self) -> Option<Result<Frame<Bytes>, hyper::Error>> {
         let mut body = self.body.take().expect("the body");
-        let (frame, body) = driver::run(async move { (body.frame().await, body) });
+        let (frame, body) = driver::run(async move {
+            loop {
+                match body.frame().await {
+                    Some(Ok(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
+                    other => return (other, body),
+                }
+            }
+        });
         self.body = Some(body);
         frame
     }

@@ -194,14 +194,23 @@ pub fn answer_with(status: u16, headers: &[(&str, &str)], body: Body) -> Respons
     response.body(body).unwrap()
 }
 
-/// The request's own body.
+/// The request's own body, with what its headers say of it.
 pub fn echo(request: Request<Incoming>) -> Response<Body> {
-    let content_type = request.headers().get("content-type").cloned();
-    let mut response = Response::new(request.into_body().map_err(io::Error::other).boxed());
-    if let Some(content_type) = content_type {
-        response.headers_mut().insert("content-type", content_type);
+    let (head, body) = request.into_parts();
+    let mut response = Response::new(body.map_err(io::Error::other).boxed());
+    for name in ["content-type", "trailer"] {
+        if let Some(value) = head.headers.get(name) {
+            response.headers_mut().insert(name, value.clone());
+        }
     }
     response
+}
+
+/// The request's own body, when all of it has come. (An echo answers first: then nobody is left to say
+/// `100 Continue` to.)
+pub async fn echo_at_end(request: Request<Incoming>) -> Scripted {
+    let body = request.into_body().collect().await.map_err(io::Error::other)?;
+    Ok(answer(200, body.to_bytes()))
 }
 
 /// An answer with trailers.
@@ -268,11 +277,11 @@ async fn connection(stream: TcpStream, setup: Setup, script: Arc<Script>, state:
     let _ = stream.set_nodelay(true);
     match setup.tls.clone() {
         None => {
-            let mut start = [0; 3];
-            while matches!(stream.peek(&mut start).await, Ok(1..3)) {
+            let mut start = [0; 4];
+            while matches!(stream.peek(&mut start).await, Ok(1..4)) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            let is_http2 = &start == b"PRI";
+            let is_http2 = &start == b"PRI ";
             serve(stream, is_http2, setup, script, state, number).await;
         }
         Some(config) => {
@@ -318,7 +327,6 @@ async fn serve(
     }
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .half_close(true)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);

@@ -21,8 +21,11 @@ use super::{
     wait_for, wait_until,
 };
 
-/// The binary that cargo has just built.
-pub const BINARY: &str = env!("CARGO_BIN_EXE_weir");
+/// The binary under test: the one that cargo has just built, or the one that `WEIR_TEST_BINARY` names (a release build,
+/// say).
+pub fn binary() -> String {
+    std::env::var("WEIR_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_weir").to_owned())
+}
 
 /// A running Weir. Dropping it kills it.
 ///
@@ -66,7 +69,7 @@ impl Weir {
         let (text, addresses) = fill_in(&complete(file), BTreeMap::new());
         let path = folder.path().join("weir.yaml");
         std::fs::write(&path, text).unwrap();
-        let mut child = Command::new(BINARY)
+        let mut child = Command::new(binary())
             .args(["run", "-c"])
             .arg(&path)
             .args(arguments)
@@ -235,7 +238,7 @@ pub fn command(arguments: &[&str], file: &str) -> Done {
     let path = path.to_str().unwrap();
     let (command, more) = arguments.split_first().expect("a command");
     let arguments: Vec<&str> = [*command, "-c", path].into_iter().chain(more.iter().copied()).collect();
-    run(BINARY, &arguments)
+    run(&binary(), &arguments)
 }
 
 /// One GET on a connection of its own; `None` when nobody listens or answers.
