@@ -67,7 +67,7 @@ pub fn authority<'a>(
     let host = single_host(headers)?;
     let target = uri.authority().map(|authority| parse(authority.as_str())).transpose()?;
     // A target that is an authority and nothing else is for `CONNECT` alone (RFC 9112 §3.2.3).
-    if uri.authority().is_some() && uri.scheme().is_none() {
+    if method != Method::CONNECT && uri.authority().is_some() && uri.scheme().is_none() {
         return Err(AuthorityError::Target);
     }
     if host.is_none() && version == Version::HTTP_11 {

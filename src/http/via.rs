@@ -13,9 +13,9 @@ use crate::{
 
 /// What one listener of one instance writes into `Via`.
 ///
-/// Its pseudonym is `weir-` and 16 hexadecimal digits, a hash of instance and listener: two instances on the
-/// way of a request are no loop, nor are the two listeners of one, and the pod's name is not told to
-/// everybody.
+/// Its pseudonym is `weir-` and 16 hexadecimal digits, a hash of instance, listener and address: two instances
+/// on the way of a request are no loop, nor are the two listeners of one, nor two Weirs of one host that call their
+/// listeners the same; and the pod's name is not told to everybody.
 #[derive(Debug, Clone)]
 pub struct Via {
     pseudonym: Box<str>,
