@@ -246,3 +246,6 @@ impl Bound {
         Ok(threads)
     }
 }
+
+#[cfg(test)]
+mod tests;
