@@ -61,6 +61,8 @@ impl From<ProxyError> for Instead {
 }
 
 async fn dispatch(exchange: &mut Exchange, request: Request<Incoming>) -> Result<attempt::Answer, Instead> {
+    #[cfg(test)]
+    assert!(!request.headers().contains_key("x-test-panic"), "a test wants a panic");
     let mut received = receive::receive(exchange, request)?;
     if received.count_forwards() == Forwards::AnswerHere {
         return Err(Instead::AnswerHere);

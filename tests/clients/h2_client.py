@@ -109,9 +109,11 @@ def check_reset_mid_answer(target):
     """Half an answer must never look like a whole one."""
     peer = Peer(target)
     stream = peer.request("/reset")
-    peer.wait(stream, h2.events.ResponseReceived)
+    # The reset may overtake the head. Or Weir saw nothing but the reset, and says so in an answer of its own.
     event = peer.wait(stream, h2.events.StreamReset, h2.events.StreamEnded)
-    assert isinstance(event, h2.events.StreamReset), "the broken answer ended as if it were complete"
+    if isinstance(event, h2.events.StreamEnded):
+        status = dict(peer.wait(stream, h2.events.ResponseReceived).headers)[":status"]
+        equal(status, "502", "the status of a broken answer that ended as if it were complete")
     equal(peer.answer(peer.request("/echo"))[0], "200", "the next stream's status")
 
 

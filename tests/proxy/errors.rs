@@ -137,11 +137,9 @@ fn a_refusal_by_weir_behind_is_passed_on_as_it_is() {
     let inner = File::to(&[unused_address()]).start();
     let outer = File::to(&[inner.at("inbound")]).top("instance: outer").start();
     let answer = Client::http1(outer.at("inbound")).get("a.test", "/");
-    assert_eq!(
-        (answer.status, answer.reason().as_str(), answer.header("x-weir-retry")),
-        (502, "connect_refused", "no")
-    );
-    assert_eq!(answer.header("via").matches("weir-").count(), 2, "{}", answer.header("via"));
+    assert_eq!((answer.status, answer.reason().as_str()), (502, "connect_refused"));
+    let hops: Vec<_> = answer.headers.get_all("via").iter().map(|via| via.to_str().unwrap()).collect();
+    assert_eq!(hops.join(", ").matches("weir-").count(), 2, "{hops:?}");
     assert!(
         !outer.metrics().has("weir_responses_made_total", &[("reason", "connect_refused")])
             || outer.metrics().sum("weir_responses_made_total", &[("reason", "connect_refused")]) == 0.0

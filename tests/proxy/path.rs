@@ -175,7 +175,7 @@ fn a_refusal_reaches_a_client_that_is_still_sending() {
         raw.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3000000\r\n\r\n");
         for _ in 0..30 {
             // Not a reset before the answer was read: that would lose it.
-            raw.try_send([b'x'; 100_000]).unwrap();
+            raw.try_send(vec![b'x'; 100_000]).unwrap();
         }
         assert_eq!(raw.answer().json()["reason"], "body_too_large");
     }
@@ -186,7 +186,7 @@ fn a_client_that_takes_nothing_is_given_up_after_the_idle_timeout() {
     let origin = RawOrigin::start(|connection| {
         connection.request();
         let _ = connection.raw.try_send("HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n");
-        while connection.raw.try_send([b'x'; 100_000]).is_ok() {}
+        while connection.raw.try_send(vec![b'x'; 100_000]).is_ok() {}
     });
     let weir = File::to(&[origin.address]).top("log: { access: all }").route("idle_timeout: 300ms").start();
     let mut raw = Raw::connect(weir.at("inbound"));
