@@ -5,6 +5,7 @@ mod clocks;
 mod connection;
 mod detect;
 mod io;
+mod open;
 mod refusal;
 mod state;
 pub mod tls;

@@ -26,7 +26,7 @@ use crate::{
     },
     listener::Connection,
     snapshot::{Route, Upstream, View},
-    telemetry::{AccessRecord, AttemptRecord, Ended, Held, Outcome, RetryOutcome, RouteMetrics},
+    telemetry::{Ended, Held, Outcome, RetryOutcome, RouteMetrics},
     upstream::Endpoint,
 };
 
@@ -36,38 +36,38 @@ use crate::{
 /// the exchange, however it came: the counts go down, the metrics and the access record are written.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    connection: Rc<Connection>,
-    view: Rc<View>,
-    started: Instant,
-    flow: Rc<Flow>,
-    method: Method,
-    uri: Uri,
-    version: Version,
-    is_grpc: bool,
-    request_id: Option<HeaderValue>,
-    trace_id: Option<TraceId>,
-    host: HeaderValue,
-    route: Option<usize>,
-    upstream: Option<Arc<Upstream>>,
-    attempts: SmallVec<[Attempt; 1]>,
-    status: Option<StatusCode>,
-    grpc_status: Option<u16>,
-    made: Option<(Reason, Option<Name>, Option<String>)>,
-    ended: Ended,
+    pub(super) connection: Rc<Connection>,
+    pub(super) view: Rc<View>,
+    pub(super) started: Instant,
+    pub(super) flow: Rc<Flow>,
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    pub(super) version: Version,
+    pub(super) is_grpc: bool,
+    pub(super) request_id: Option<HeaderValue>,
+    pub(super) trace_id: Option<TraceId>,
+    pub(super) host: HeaderValue,
+    pub(super) route: Option<usize>,
+    pub(super) upstream: Option<Arc<Upstream>>,
+    pub(super) attempts: SmallVec<[Attempt; 1]>,
+    pub(super) status: Option<StatusCode>,
+    pub(super) grpc_status: Option<u16>,
+    pub(super) made: Option<(Reason, Option<Name>, Option<String>)>,
+    pub(super) ended: Ended,
     /// Weir's own share of the time to the answer's head, once that is out.
-    overhead: Option<Duration>,
-    refused_on_purpose: bool,
+    pub(super) overhead: Option<Duration>,
+    pub(super) refused_on_purpose: bool,
     _in_flight: Held,
 }
 
 /// One attempt to have the request answered.
 #[derive(Debug)]
-struct Attempt {
-    endpoint: Arc<Endpoint>,
-    begun: Instant,
-    took: Duration,
-    reused: bool,
-    outcome: Option<Outcome>,
+pub(super) struct Attempt {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) begun: Instant,
+    pub(super) took: Duration,
+    pub(super) reused: bool,
+    pub(super) outcome: Option<Outcome>,
 }
 
 impl Exchange {
@@ -141,7 +141,7 @@ impl Exchange {
         self.request_id = Some(id);
     }
 
-    fn id_text(&self) -> &str {
+    pub(super) fn id_text(&self) -> &str {
         self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or("-")
     }
 
@@ -291,76 +291,8 @@ impl Exchange {
         self.ended = ended;
     }
 
-    fn write_record(&self, took: Duration) {
-        let telemetry = &self.connection.worker.shared.telemetry;
-        let status = self.status.unwrap_or(client_closed());
-        let reason = self.made.as_ref().map(|made| made.0);
-        let worker = &self.connection.worker;
-        let replayed = self.attempts.len() > 1;
-        let now = self.started + took;
-        let wanted = worker.rng(|rng| telemetry.access.wants(status, reason, self.ended, now, rng));
-        if !wanted && reason.is_none() && !replayed {
-            return;
-        }
-        let endpoints: SmallVec<[String; 2]> =
-            self.attempts.iter().map(|attempt| attempt.endpoint.address().to_string()).collect();
-        let attempts = self
-            .attempts
-            .iter()
-            .zip(&endpoints)
-            .map(|(attempt, endpoint)| AttemptRecord {
-                endpoint: Some(endpoint),
-                outcome: attempt.outcome.unwrap_or(Outcome::Cancelled),
-                took: attempt.took,
-                reused: attempt.reused,
-            })
-            .collect();
-        let record = AccessRecord {
-            ts: jiff::Timestamp::now()
-                .checked_sub(jiff::SignedDuration::try_from(took).unwrap_or_default())
-                .unwrap_or_default(),
-            request_id: self.id_text(),
-            trace_id: self.trace_id.as_ref().map(TraceId::as_str),
-            listener: self.connection.listener.config.name.as_str(),
-            client: self.connection.remote,
-            method: &self.method,
-            scheme: if self.connection.secure.get() { "https" } else { "http" },
-            host: self.host.to_str().unwrap_or("-"),
-            path: self.uri.path(),
-            proto: proto(self.version),
-            route: self.route().map(|route| route.config.name.as_str()),
-            upstream: self.upstream.as_ref().map(|upstream| upstream.name().as_str()),
-            endpoint: endpoints.last().map(String::as_str),
-            status,
-            grpc_status: self.grpc_status,
-            reason,
-            policy: self.made.as_ref().and_then(|made| made.1.as_ref()).map(Name::as_str),
-            detail: self.made.as_ref().and_then(|made| made.2.as_deref()),
-            attempts,
-            duration: took,
-            upstream_time: self.upstream_time(),
-            overhead: self.overhead.unwrap_or_else(|| self.own_share(took)),
-            request_bytes: self.flow.request_bytes(),
-            response_bytes: self.flow.response_bytes(),
-            ended: self.ended,
-            revision: self.view.snapshot().generation,
-        };
-        if reason.is_some() || replayed {
-            telemetry.recent.note(&record, now);
-        }
-        if wanted {
-            telemetry.access.write(&record);
-        }
-    }
-
-    fn upstream_time(&self) -> Option<Duration> {
-        let answered =
-            |attempt: &&Attempt| matches!(attempt.outcome, Some(Outcome::Success | Outcome::ServerError));
-        self.attempts.last().filter(answered).map(|attempt| attempt.took)
-    }
-
     /// Time that was Weir's own: up to the answer's headers, without the attempts.
-    fn own_share(&self, until_headers: Duration) -> Duration {
+    pub(super) fn own_share(&self, until_headers: Duration) -> Duration {
         let waited: Duration = self.attempts.iter().map(|attempt| attempt.took).sum();
         until_headers.saturating_sub(waited)
     }
@@ -394,14 +326,6 @@ impl Drop for Exchange {
 }
 
 /// The status of a request whose client left before its answer, as nginx calls it; only logs and metrics see it.
-fn client_closed() -> StatusCode {
+pub(super) fn client_closed() -> StatusCode {
     StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
-}
-
-fn proto(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_10 => "HTTP/1.0",
-        Version::HTTP_2 => "HTTP/2",
-        _ => "HTTP/1.1",
-    }
 }

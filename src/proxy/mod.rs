@@ -11,6 +11,7 @@ mod exchange;
 mod limits;
 mod outgoing;
 mod receive;
+mod record;
 mod tunnel;
 
 use std::{
