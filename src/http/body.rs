@@ -121,7 +121,7 @@ impl Source {
         self.replayable.get()
     }
 
-    /// The body for one attempt. Its gate, when given, holds it back until it opens or is dropped.
+    /// The body for one attempt. Its gate, when given, holds it back until it opens; dropped, it stays shut for good.
     pub(crate) fn body(self: &Rc<Self>, gate: Option<oneshot::Receiver<()>>) -> RequestBody {
         RequestBody::Streaming(Streaming { source: self.clone(), sent: 0, gate })
     }
@@ -150,6 +150,10 @@ pub(crate) enum BodyError {
     TooLarge,
     /// Nothing moved for the route's `idle_timeout`, or the client's deadline ran out.
     Timeout,
+    /// The endpoint answered without having asked for the body, which its client therefore keeps.
+    NotAsked,
+    /// A fault in Weir.
+    Internal,
 }
 
 impl std::fmt::Display for BodyError {
@@ -158,6 +162,8 @@ impl std::fmt::Display for BodyError {
             Self::Stream(error) => error.fmt(f),
             Self::TooLarge => f.write_str("body is larger than max_body"),
             Self::Timeout => f.write_str("body timed out"),
+            Self::NotAsked => f.write_str("nobody asked for the body"),
+            Self::Internal => f.write_str("internal error"),
         }
     }
 }
@@ -199,8 +205,9 @@ impl Body for RequestBody {
 impl Streaming {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(gate) = &mut self.gate {
-            // Opened or dropped: either way the wait is over.
-            let _ = ready!(Pin::new(gate).poll(cx));
+            if ready!(Pin::new(gate).poll(cx)).is_err() {
+                return Poll::Ready(Some(Err(BodyError::NotAsked)));
+            }
             self.gate = None;
         }
         let source = &*self.source;
