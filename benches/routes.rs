@@ -4,6 +4,8 @@
 //! busy machine. Each table has as many hosts as paths; the requests hit exact paths, prefixes and wildcards, and
 //! miss, in turn.
 
+#![expect(clippy::print_stdout, clippy::expect_used, reason = "a program that measures and prints")]
+
 use std::{
     env,
     hint::black_box,

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::{
     net::TcpListener,
     runtime::{Builder, LocalOptions},
@@ -139,9 +139,20 @@ fn listen(address: SocketAddr) -> io::Result<StdListener> {
     // So that a restart need not wait for the connections of the process before to be forgotten.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    // Accepted connections inherit this: a client that is gone without a word is found out also while nothing is
+    // sent to it.
+    socket.set_tcp_keepalive(&keepalive())?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Asks a silent client whether it is there after a minute, and gives it up half a minute later.
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new()
+        .with_time(Duration::from_mins(1))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3)
 }
 
 impl Bound {
@@ -165,13 +176,16 @@ impl Bound {
     ///
     /// `errand` runs beside the control side, on its runtime: signals, say.
     pub fn run(
-        self,
+        mut self,
         reload: Reload,
         control: Control,
         errand: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), StartError> {
         let system = |what| move |error| StartError::System(what, error);
-        let threads = self.start_workers()?;
+        // Given away: the last worker that stops accepting closes a socket, and nobody else keeps it open.
+        let sockets = std::mem::take(&mut self.sockets);
+        let threads = self.start_workers(&sockets)?;
+        drop(sockets);
         let runtime =
             Builder::new_current_thread().enable_all().build().map_err(system("control runtime"))?;
         let state = self.state.clone();
@@ -205,7 +219,7 @@ impl Bound {
         served
     }
 
-    fn start_workers(&self) -> Result<Vec<JoinHandle<()>>, StartError> {
+    fn start_workers(&self, bound: &[StdListener]) -> Result<Vec<JoinHandle<()>>, StartError> {
         let system = |what| move |error| StartError::System(what, error);
         let shared = self.state.shared();
         let count = shared.loads.len();
@@ -215,7 +229,7 @@ impl Bound {
         let mut threads = Vec::with_capacity(count);
         for (index, inbox) in receivers.drain(..).enumerate() {
             let mut sockets = Vec::new();
-            for (listener, socket) in shared.listeners.iter().zip(&self.sockets) {
+            for (listener, socket) in shared.listeners.iter().zip(bound) {
                 sockets.push((listener.clone(), socket.try_clone().map_err(system("listener"))?));
             }
             let starting = self.state.readiness().hold("workers are starting");
@@ -246,3 +260,6 @@ impl Bound {
         Ok(threads)
     }
 }
+
+#[cfg(test)]
+mod tests;

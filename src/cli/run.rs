@@ -69,12 +69,15 @@ pub fn run(args: &RunArgs) -> ExitStatus {
         terminate: terminate.clone(),
         outcome: outcome.clone(),
     });
-    let control = Control { orders: receiver, application: wrapped.is_some().then_some(terminate) };
+    let wraps = wrapped.is_some();
+    let control = Control { orders: receiver, application: wraps.then_some(terminate) };
     let errand = child::attend(orders, wrapped);
     if let Err(error) = bound.run(reload_of(&path), control, errand) {
         return fail(&error);
     }
     match outcome.load(Ordering::Acquire) {
+        // It was killed: it had not ended when the grace was over.
+        child::NO_OUTCOME if wraps => ExitStatus::Wrapped(128 + 9),
         child::NO_OUTCOME => ExitStatus::Fine,
         child::NOT_STARTED => ExitStatus::Unavailable,
         code => ExitStatus::Wrapped(u8::try_from(code).unwrap_or(u8::MAX)),

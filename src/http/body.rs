@@ -125,7 +125,8 @@ impl Source {
         self.replayable.get()
     }
 
-    /// The body for one attempt; those of earlier attempts end. Its gate, when given, holds it back until it opens or is dropped.
+    /// The body for one attempt; those of earlier attempts end. Its gate, when given, holds it back until it opens;
+    /// dropped, it stays shut for good.
     pub(crate) fn body(self: &Rc<Self>, gate: Option<oneshot::Receiver<()>>) -> RequestBody {
         let attempt = self.attempt.get() + 1;
         self.attempt.set(attempt);
@@ -158,6 +159,10 @@ pub(crate) enum BodyError {
     Timeout,
     /// The request is being sent again elsewhere.
     Superseded,
+    /// The endpoint answered without having asked for the body, which its client therefore keeps.
+    NotAsked,
+    /// A fault in Weir.
+    Internal,
 }
 
 impl std::fmt::Display for BodyError {
@@ -167,6 +172,8 @@ impl std::fmt::Display for BodyError {
             Self::TooLarge => f.write_str("body is larger than max_body"),
             Self::Timeout => f.write_str("body timed out"),
             Self::Superseded => f.write_str("the request is being sent again"),
+            Self::NotAsked => f.write_str("nobody asked for the body"),
+            Self::Internal => f.write_str("internal error"),
         }
     }
 }
@@ -208,8 +215,9 @@ impl Body for RequestBody {
 impl Streaming {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(gate) = &mut self.gate {
-            // Opened or dropped: either way the wait is over.
-            let _ = ready!(Pin::new(gate).poll(cx));
+            if ready!(Pin::new(gate).poll(cx)).is_err() {
+                return Poll::Ready(Some(Err(BodyError::NotAsked)));
+            }
             self.gate = None;
         }
         let source = &*self.source;

@@ -7,6 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::{Listener, Place, connection::Connection};
 use crate::{
     drain::Phase,
+    telemetry::ConnectionRefusal,
     worker::{Arrival, Worker},
 };
 
@@ -28,6 +29,9 @@ pub(crate) async fn accept(worker: Rc<Worker>, listener: Arc<Listener>, socket: 
             () = worker.stops_accepting(&listener) => return,
         };
         if listener.phase.get() >= Phase::Closing {
+            if accepted.is_ok() {
+                listener.metrics.refused.of(ConnectionRefusal::Draining).increment(1);
+            }
             return;
         }
         match accepted {
@@ -74,6 +78,10 @@ pub(crate) fn serve(
     peer: SocketAddr,
     place: Place,
 ) {
+    if listener.phase.get() >= Phase::Closing {
+        listener.metrics.refused.of(ConnectionRefusal::Draining).increment(1);
+        return;
+    }
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }

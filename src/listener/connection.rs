@@ -6,7 +6,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::{Pin, pin},
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::Arc,
     task::Poll,
     time::{Duration, Instant},
@@ -19,7 +19,11 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
@@ -30,19 +34,16 @@ use super::{
 };
 use crate::{
     config::bootstrap::ListenerProtocol,
-    drain,
     error::Reason,
-    http::forwarded::Peer,
+    http::{body::Flow, forwarded::Peer},
     net::Stream,
     proxy,
+    telemetry::{ConnectionRefusal, labels::Label as _},
     worker::{LocalExecutor, Seat, Worker},
 };
 
 /// How long a client has to take the answer that ends its connection.
 const LAST_WORD: Duration = Duration::from_secs(1);
-
-/// How often a client that ended its half while it waits for an answer is asked whether it is still there.
-const PROBES: u8 = 2;
 
 /// What the worker tells a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,14 +70,26 @@ pub(crate) struct Connection {
     /// Whether the client speaks TLS with us.
     pub(crate) secure: Cell<bool>,
     /// Requests (HTTP/2: streams) that are being handled.
-    active: Cell<u32>,
-    idle_since: Cell<Instant>,
-    multiplexed: Cell<bool>,
+    pub(super) active: Cell<u32>,
+    pub(super) idle_since: Cell<Instant>,
+    pub(super) multiplexed: Cell<bool>,
+    /// At least one request has come.
+    served: Cell<bool>,
+    /// HTTP/1: the newest request had a body.
+    had_body: Cell<bool>,
     /// HTTP/1: the head of the answer has been handed to hyper.
-    answering: Cell<bool>,
+    pub(super) answering: Cell<bool>,
     /// HTTP/1: the client understands interim responses (1.1).
-    interim_allowed: Cell<bool>,
-    probes: Cell<u8>,
+    pub(super) interim_allowed: Cell<bool>,
+    pub(super) probes: Cell<u8>,
+    /// What still reads the body of a request whose answer is out.
+    pub(super) rest: RefCell<Weak<Flow>>,
+    /// How long the client may take no byte of an answer; `None` = for ever.
+    pub(super) stall_limit: Cell<Option<Duration>>,
+    /// What [`ConnState::writes`] was when it last changed, and when that was seen.
+    pub(super) last_write: Cell<(u32, Instant)>,
+    /// The connection was closed because it stood still.
+    pub(super) stalled: Cell<bool>,
     signal: Cell<Option<Signal>>,
     seat: RefCell<Option<Seat>>,
     _place: Place,
@@ -102,7 +115,13 @@ impl Connection {
             multiplexed: Cell::new(false),
             answering: Cell::new(false),
             interim_allowed: Cell::new(false),
+            served: Cell::new(false),
+            had_body: Cell::new(false),
             probes: Cell::new(0),
+            rest: RefCell::new(Weak::new()),
+            stall_limit: Cell::new(None),
+            last_write: Cell::new((0, now)),
+            stalled: Cell::new(false),
             signal: Cell::new(None),
             seat: RefCell::new(None),
             _place: place,
@@ -114,58 +133,61 @@ impl Connection {
 
     /// Serves the connection until it ends.
     pub(super) async fn serve(self: Rc<Self>, tcp: TcpStream) {
-        let limit = self.listener.config.header_timeout;
-        let opened = match timeout(limit, self.open(tcp)).await {
-            Ok(Ok(Some(opened))) => opened,
-            Ok(Ok(None)) => return,
-            Ok(Err(error)) => {
-                tracing::debug!(listener = %self.listener.config.name, peer = %self.remote, %error, "connection failed before its first request");
-                return;
-            }
-            Err(_) => {
-                tracing::debug!(listener = %self.listener.config.name, peer = %self.remote, "no protocol within header_timeout");
-                return;
-            }
+        let opening = timeout(self.listener.config.header_timeout, self.open(tcp));
+        let opened = tokio::select! {
+            opened = opening => opened.unwrap_or(Err(Refused::because(ConnectionRefusal::Timeout))),
+            () = self.told_to_go() => Err(Refused::because(ConnectionRefusal::Draining)),
         };
         match opened {
-            (Detected::Http1, io) => self.serve_http1(io).await,
-            (Detected::Http2, io) => self.serve_http2(io).await,
+            Ok(Some((Detected::Http1, io))) => self.serve_http1(io).await,
+            Ok(Some((Detected::Http2, io))) => self.serve_http2(io).await,
+            // It closed before it said anything: a probe of a load balancer, say.
+            Ok(None) => {}
+            Err(refused) => self.refuse(&refused),
         }
     }
 
     /// TLS, where there is any, and the protocol.
-    async fn open(&self, mut tcp: TcpStream) -> io::Result<Option<(Detected, ServerIo)>> {
-        let io = |stream, replay| ServerIo::new(stream, replay, self.state.clone());
-        let Some(tls) = &self.listener.tls else {
-            return Ok(match self.listener.config.protocol {
-                ListenerProtocol::Http1 => {
-                    Some((Detected::Http1, io(Stream::Plain(tcp), bytes::Bytes::new())))
-                }
-                ListenerProtocol::Http2 => {
-                    Some((Detected::Http2, io(Stream::Plain(tcp), bytes::Bytes::new())))
-                }
-                ListenerProtocol::Auto => detect(&mut tcp)
-                    .await?
-                    .map(|(detected, replay)| (detected, io(Stream::Plain(tcp), replay))),
-            });
-        };
-        self.secure.set(true);
-        let mut stream = TlsAcceptor::from(tls.config()).accept(tcp).await?;
-        let alpn = match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => Some(Detected::Http2),
-            Some(_) => Some(Detected::Http1),
-            None => None,
-        };
-        let (detected, replay) = match (alpn, self.listener.config.protocol) {
-            (Some(detected), _) => (detected, bytes::Bytes::new()),
-            (None, ListenerProtocol::Http1) => (Detected::Http1, bytes::Bytes::new()),
-            (None, ListenerProtocol::Http2) => (Detected::Http2, bytes::Bytes::new()),
-            (None, ListenerProtocol::Auto) => match detect(&mut stream).await? {
-                Some(found) => found,
+    async fn open(&self, mut tcp: TcpStream) -> Result<Option<(Detected, ServerIo)>, Refused> {
+        let speaks = self.listener.config.protocol;
+        let (detected, replay, stream) = match &self.listener.tls {
+            None if speaks == ListenerProtocol::Http1 => {
+                (Detected::Http1, bytes::Bytes::new(), Stream::Plain(tcp))
+            }
+            None => match detect(&mut tcp).await? {
+                Some((detected, replay)) => (detected, replay, Stream::Plain(tcp)),
                 None => return Ok(None),
             },
+            Some(tls) => {
+                self.secure.set(true);
+                let accepted = TlsAcceptor::from(tls.config()).accept(tcp).await;
+                let mut stream = accepted.map_err(|e| Refused::by(ConnectionRefusal::Tls, e))?;
+                let alpn = match stream.get_ref().1.alpn_protocol() {
+                    Some(b"h2") => Some(Detected::Http2),
+                    Some(_) => Some(Detected::Http1),
+                    None => None,
+                };
+                let found = match (alpn, speaks) {
+                    (None, ListenerProtocol::Auto | ListenerProtocol::Http2) => detect(&mut stream).await?,
+                    (known, _) => Some((known.unwrap_or(Detected::Http1), bytes::Bytes::new())),
+                };
+                let Some((detected, replay)) = found else { return Ok(None) };
+                (detected, replay, Stream::Tls(Box::new(stream.into())))
+            }
         };
-        Ok(Some((detected, io(Stream::Tls(Box::new(stream.into())), replay))))
+        if detected == Detected::Http1 && speaks == ListenerProtocol::Http2 {
+            return Err(Refused::because(ConnectionRefusal::Protocol));
+        }
+        Ok(Some((detected, ServerIo::new(stream, replay, self.state.clone()))))
+    }
+
+    fn refuse(&self, refused: &Refused) {
+        self.listener.metrics.refused.of(refused.why).increment(1);
+        tracing::debug!(
+            listener = %self.listener.config.name, peer = %self.remote, reason = refused.why.text(),
+            error = refused.error.as_ref().map(tracing::field::display),
+            "a connection ended before its first request"
+        );
     }
 
     async fn serve_http1(self: Rc<Self>, io: ServerIo) {
@@ -199,22 +221,43 @@ impl Connection {
             })
         })
         .await;
-        if ended == Some(Signal::HeadTooSlow)
-            && let Some(parts) = served.into_parts()
-        {
-            self.say_too_slow(parts.io.into_inner()).await;
+        // Nothing is left of a connection that has left HTTP.
+        let Some(parts) = served.into_parts() else { return };
+        let io = parts.io.into_inner();
+        match ended {
+            Some(Signal::HeadTooSlow) => self.say_too_slow(io).await,
+            None if self.client_may_still_send() => self.linger(io).await,
+            Some(_) | None => {}
         }
     }
 
     /// Answers 408 on a connection whose request never became whole.
     async fn say_too_slow(&self, mut io: ServerIo) {
         let answer = self.listener.refusals.answer(Reason::HeaderTimeout);
-        let say = async {
-            io.write_all(&answer).await?;
-            io.shutdown().await
-        };
         // A client that does not take it has only itself to blame.
-        let _ = timeout(LAST_WORD, say).await;
+        if let Ok(Ok(())) = timeout(LAST_WORD, io.write_all(&answer)).await {
+            self.linger(io).await;
+        }
+    }
+
+    /// Whether the client may be in the middle of saying something, although its connection has ended for us.
+    fn client_may_still_send(&self) -> bool {
+        !self.state.half_closed() && (self.had_body.get() || self.state.phase() != Phase::Idle)
+    }
+
+    /// Ends our half, and reads on for a moment: to close while the client's bytes come in would provoke a reset,
+    /// and a reset may overtake the answer that said why (RFC 9112 §9.6).
+    async fn linger(&self, mut io: ServerIo) {
+        let read_on = async {
+            // It may be shut down already.
+            let _ = io.shutdown().await;
+            let mut unread = vec![0; 8192];
+            while io.read(&mut unread).await.is_ok_and(|n| n > 0) {}
+        };
+        tokio::select! {
+            _ = timeout(LAST_WORD, read_on) => {}
+            () = self.closed() => {}
+        }
     }
 
     async fn serve_http2(self: Rc<Self>, io: ServerIo) {
@@ -225,7 +268,9 @@ impl Connection {
             let connection = handler.clone();
             async move { Ok::<_, Infallible>(proxy::handle(connection, request).await) }
         });
-        let header_list = u32::try_from(config.max_header_bytes).unwrap_or(u32::MAX);
+        // Twice what is allowed, so that what is only somewhat too large gets an answer that explains itself: h2
+        // refuses what is larger with a bare status.
+        let header_list = u32::try_from(config.max_header_bytes.saturating_mul(2)).unwrap_or(u32::MAX);
         let served = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .max_concurrent_streams(config.max_streams)
@@ -247,6 +292,9 @@ impl Connection {
     fn note_end(&self, result: Result<(), hyper::Error>) {
         if let Err(error) = result {
             tracing::debug!(listener = %self.listener.config.name, peer = %self.remote, %error, "connection ended");
+            if self.multiplexed.get() && !self.served.get() {
+                self.listener.metrics.refused.of(ConnectionRefusal::Protocol).increment(1);
+            }
         }
     }
 
@@ -270,10 +318,15 @@ impl Connection {
     }
 
     /// A request begins on this connection; `interim_allowed` says whether its client understands 1xx.
-    pub(crate) fn begin(&self, interim_allowed: bool) {
+    pub(crate) fn begin(&self, interim_allowed: bool, has_body: bool) {
         self.active.set(self.active.get() + 1);
+        self.served.set(true);
+        if self.multiplexed.get() {
+            return;
+        }
+        self.had_body.set(has_body);
         self.answering.set(false);
-        self.interim_allowed.set(interim_allowed && !self.multiplexed.get());
+        self.interim_allowed.set(interim_allowed);
         self.state.enter(Phase::Busy);
     }
 
@@ -284,7 +337,25 @@ impl Connection {
 
     /// The head of an answer goes to hyper: no interim response may follow.
     pub(crate) fn answering(&self) {
-        self.answering.set(true);
+        if !self.multiplexed.get() {
+            self.answering.set(true);
+            self.state.seal_interim();
+        }
+    }
+
+    /// How long the client may take no byte of the answer that begins; `None` = for ever.
+    pub(crate) fn bound_stall(&self, limit: Option<Duration>) {
+        self.stall_limit.set(limit);
+    }
+
+    /// Whether it was closed because the client took nothing for too long.
+    pub(crate) fn stalled(&self) -> bool {
+        self.stalled.get()
+    }
+
+    /// It leaves HTTP: its clocks are the tunnel's.
+    pub(crate) fn becomes_tunnel(&self) {
+        self.state.enter(Phase::Tunnel);
     }
 
     /// Resolves when the connection is to be closed now. For what outlives hyper's part in it: tunnels.
@@ -296,61 +367,55 @@ impl Connection {
         .await;
     }
 
-    /// A request ended.
-    pub(crate) fn end(&self) {
+    /// Resolves when the connection is not wanted any more.
+    async fn told_to_go(&self) {
+        std::future::poll_fn(|cx| {
+            self.state.listen(cx.waker());
+            match self.signal.get() {
+                Some(Signal::Finish | Signal::Close) => Poll::Ready(()),
+                _ => Poll::Pending,
+            }
+        })
+        .await;
+    }
+
+    /// A request ended; `flow` is held by somebody else too when the rest of its body still flows.
+    pub(crate) fn end(&self, flow: &Rc<Flow>) {
         let active = self.active.get().saturating_sub(1);
         self.active.set(active);
-        if active == 0 {
+        if active > 0 {
+            return;
+        }
+        if self.multiplexed.get() {
             self.idle_since.set(Instant::now());
+        } else if Rc::strong_count(flow) > 1 {
+            self.rest.replace(Rc::downgrade(flow));
+            self.state.enter(Phase::Rest);
+        } else {
             self.state.enter(Phase::Idle);
         }
     }
+}
 
-    /// Looks at the connection's clocks; called by the worker a few times a second.
-    pub(crate) fn inspect(&self, now: Instant) {
-        let config = &self.listener.config;
-        let idle = self.active.get() == 0;
-        let verdict = if self.multiplexed.get() {
-            let silent = now.saturating_duration_since(self.idle_since.get());
-            (idle && silent >= config.keepalive_timeout).then_some(Signal::Finish)
-        } else {
-            match self.state.phase() {
-                Phase::Idle => (self.state.in_phase() >= config.keepalive_timeout).then_some(Signal::Finish),
-                Phase::Head => {
-                    (self.state.in_phase() >= config.header_timeout).then_some(Signal::HeadTooSlow)
-                }
-                Phase::Busy => self.ask_whether_there(),
-            }
-        };
-        if let Some(signal) = verdict {
-            self.tell(signal);
-        }
+/// Why a connection ended before its first request.
+#[derive(Debug)]
+struct Refused {
+    why: ConnectionRefusal,
+    error: Option<io::Error>,
+}
+
+impl Refused {
+    fn because(why: ConnectionRefusal) -> Self {
+        Self { why, error: None }
     }
 
-    /// A client that ended its half of the connection may still want its answer (`half-close`, RFC 9112 §9.6),
-    /// or may be gone: TCP tells them apart only when something is sent. An interim response is something a client
-    /// has to expect at any time (RFC 9110 §15.2), so one is sent, and a second to meet the reset that the first
-    /// provoked. A client that is gone thereby ends the connection, and with it the work done for it.
-    fn ask_whether_there(&self) -> Option<Signal> {
-        let sent = self.probes.get();
-        let answering = self.answering.get() || !self.interim_allowed.get();
-        if answering || sent >= PROBES || !self.state.half_closed() {
-            return None;
-        }
-        self.probes.set(sent + 1);
-        self.state.send_interim(b"HTTP/1.1 100 Continue\r\n\r\n");
-        Some(Signal::Look)
+    fn by(why: ConnectionRefusal, error: io::Error) -> Self {
+        Self { why, error: Some(error) }
     }
+}
 
-    /// Follows the listener's drain.
-    pub(crate) fn drain(&self, phase: drain::Phase) {
-        match phase {
-            drain::Phase::Serving => {}
-            // An idle HTTP/1 connection stays open a little longer: closing it now would meet a request that is
-            // already on its way. Its next answer says `Connection: close`.
-            drain::Phase::Leaving if !self.multiplexed.get() => {}
-            drain::Phase::Leaving | drain::Phase::Closing => self.tell(Signal::Finish),
-            drain::Phase::Cut => self.tell(Signal::Close),
-        }
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Self {
+        Self::by(ConnectionRefusal::Protocol, error)
     }
 }

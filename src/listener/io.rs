@@ -16,6 +16,9 @@ use super::{
 };
 use crate::net::Stream;
 
+/// How many bytes are read ahead of hyper, to see whether the client is still there.
+const AHEAD: usize = 512;
+
 /// A downstream connection that replays the bytes read for detection, keeps the connection's stamps, sends
 /// interim responses between messages, and turns hyper's bare parse errors into answers that explain
 /// themselves.
@@ -24,8 +27,6 @@ pub(crate) struct ServerIo {
     stream: Stream,
     replay: Bytes,
     out: Bytes,
-    /// hyper has nothing buffered: what is written next begins a message.
-    between: bool,
     refusals: Option<Refusals>,
     state: Arc<ConnState>,
 }
@@ -35,7 +36,7 @@ impl ServerIo {
         if !replay.is_empty() {
             state.did_read();
         }
-        Self { stream, replay, out: Bytes::new(), between: true, refusals: None, state }
+        Self { stream, replay, out: Bytes::new(), refusals: None, state }
     }
 
     /// Explains refusals that hyper makes by itself (HTTP/1 only).
@@ -46,7 +47,7 @@ impl ServerIo {
 
     /// Puts interim responses in line, where they do not fall into the middle of a message.
     fn take_interim(&mut self) {
-        if self.between
+        if self.state.between()
             && let Some(interim) = self.state.take_interim()
         {
             let mut out = Vec::from(std::mem::take(&mut self.out));
@@ -55,10 +56,51 @@ impl ServerIo {
         }
     }
 
+    /// Notices that the peer has ended or broken the connection while hyper does not read: nothing is lost, what comes
+    /// is kept for hyper. A small buffer is enough, for a client that says more than that is there.
+    fn look(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.state.half_closed() {
+            // Reading says nothing new any more; a reset does.
+            return self.stream.tcp().take_error()?.map_or(Ok(()), Err);
+        }
+        if !self.replay.is_empty() {
+            return Ok(());
+        }
+        let mut ahead = [0; AHEAD];
+        let mut ahead = ReadBuf::new(&mut ahead);
+        match Pin::new(&mut self.stream).poll_read(cx, &mut ahead) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(Ok(())) if ahead.filled().is_empty() => {
+                self.state.saw_end();
+                Ok(())
+            }
+            Poll::Ready(Ok(())) => {
+                self.replay = Bytes::copy_from_slice(ahead.filled());
+                Ok(())
+            }
+            // TLS that ends without saying so.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.state.saw_end();
+                Ok(())
+            }
+            Poll::Ready(Err(error)) => Err(error),
+        }
+    }
+
+    fn poll_stream_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        match written {
+            Poll::Ready(_) => self.state.did_write(),
+            Poll::Pending => self.state.could_not_write(),
+        }
+        written
+    }
+
     /// Writes what waits in `out`; ready when nothing does.
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
-            let n = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out))?;
+            let out = self.out.clone();
+            let n = ready!(self.poll_stream_write(cx, &out))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -74,6 +116,7 @@ impl AsyncRead for ServerIo {
         if !this.replay.is_empty() {
             let n = this.replay.len().min(buf.remaining());
             buf.put_slice(&this.replay.split_to(n));
+            this.state.did_read();
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
@@ -92,8 +135,8 @@ impl AsyncWrite for ServerIo {
         let this = self.get_mut();
         this.take_interim();
         ready!(this.poll_out(cx))?;
-        this.between = false;
-        if this.state.phase() != Phase::Busy
+        this.state.set_between(false);
+        if matches!(this.state.phase(), Phase::Idle | Phase::Head)
             && let Some(refusals) = &this.refusals
             && let Some(answer) = refusals.explain(buf)
         {
@@ -101,7 +144,7 @@ impl AsyncWrite for ServerIo {
             ready!(this.poll_out(cx))?;
             return Poll::Ready(Ok(buf.len()));
         }
-        Pin::new(&mut this.stream).poll_write(cx, buf)
+        this.poll_stream_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -112,8 +155,13 @@ impl AsyncWrite for ServerIo {
         let this = self.get_mut();
         this.take_interim();
         ready!(this.poll_out(cx))?;
-        this.between = false;
-        Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
+        this.state.set_between(false);
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        match written {
+            Poll::Ready(_) => this.state.did_write(),
+            Poll::Pending => this.state.could_not_write(),
+        }
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -123,7 +171,10 @@ impl AsyncWrite for ServerIo {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         // hyper flushes only when it has written everything.
-        this.between = true;
+        this.state.set_between(true);
+        if this.state.watching() {
+            this.look(cx)?;
+        }
         this.take_interim();
         ready!(this.poll_out(cx))?;
         Pin::new(&mut this.stream).poll_flush(cx)

@@ -1,6 +1,7 @@
 //! From sockets to requests: accept, TLS, which protocol, the limits of a connection.
 
 mod accept;
+mod clocks;
 mod connection;
 mod detect;
 mod io;

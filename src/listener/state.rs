@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     task::Waker,
     time::{Duration, Instant},
@@ -18,11 +18,15 @@ pub(crate) enum Phase {
     Head,
     /// A request is being handled.
     Busy,
+    /// The answer is out, and the rest of the request's body still comes.
+    Rest,
+    /// The connection has left HTTP.
+    Tunnel,
 }
 
 /// The shared state of one downstream connection.
 ///
-/// The watchdog reads it when its one timer fires; nothing here costs a timer operation per request. All
+/// The worker reads it when it looks at its connections; nothing here costs a timer operation per request. All
 /// parties run on the same thread; the atomics are there because an upgradable connection must be `Send`.
 #[derive(Debug)]
 pub(crate) struct ConnState {
@@ -32,6 +36,15 @@ pub(crate) struct ConnState {
     since: AtomicU64,
     /// The peer has ended its half while a request was being handled.
     half_closed: AtomicBool,
+    /// The socket is to notice the peer's end although hyper does not read.
+    watching: AtomicBool,
+    /// The last write found no room.
+    blocked: AtomicBool,
+    /// How many writes the socket took. Wraps.
+    writes: AtomicU32,
+    /// Everything that hyper wrote is with the system: what is written next begins a message, unless an answer's
+    /// body is under way.
+    between: AtomicBool,
     interim_waiting: AtomicBool,
     interim: Mutex<Vec<u8>>,
     /// Wakes the connection's task.
@@ -45,6 +58,10 @@ impl ConnState {
             phase: AtomicU8::new(0),
             since: AtomicU64::new(0),
             half_closed: AtomicBool::new(false),
+            watching: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
+            writes: AtomicU32::new(0),
+            between: AtomicBool::new(true),
             interim_waiting: AtomicBool::new(false),
             interim: Mutex::new(Vec::new()),
             waker: Mutex::new(None),
@@ -55,13 +72,16 @@ impl ConnState {
         match self.phase.load(Ordering::Relaxed) {
             0 => Phase::Idle,
             1 => Phase::Head,
-            _ => Phase::Busy,
+            2 => Phase::Busy,
+            3 => Phase::Rest,
+            _ => Phase::Tunnel,
         }
     }
 
     pub(crate) fn enter(&self, phase: Phase) {
         self.since.store(self.now(), Ordering::Relaxed);
         self.phase.store(phase as u8, Ordering::Relaxed);
+        self.watching.store(false, Ordering::Relaxed);
     }
 
     /// How long the connection has been in its phase.
@@ -70,9 +90,49 @@ impl ConnState {
     }
 
     pub(super) fn did_read(&self) {
-        if self.phase() == Phase::Idle {
-            self.enter(Phase::Head);
+        match self.phase() {
+            Phase::Idle => self.enter(Phase::Head),
+            // Silence is what is bounded here.
+            Phase::Rest => self.enter(Phase::Rest),
+            Phase::Head | Phase::Busy | Phase::Tunnel => {}
         }
+    }
+
+    /// From now on, until the next phase, the socket notices by itself when the peer ends or breaks the connection:
+    /// hyper does not read while a request waits for its answer. Says whether that is news.
+    pub(crate) fn watch(&self) -> bool {
+        !self.watching.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn watching(&self) -> bool {
+        self.watching.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn did_write(&self) {
+        self.writes.store(self.writes.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        self.blocked.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn could_not_write(&self) {
+        self.blocked.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether bytes wait because the peer takes none.
+    pub(crate) fn blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
+    /// A number that changes whenever the peer's system takes bytes.
+    pub(crate) fn writes(&self) -> u32 {
+        self.writes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn between(&self) -> bool {
+        self.between.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_between(&self, between: bool) {
+        self.between.store(between, Ordering::Relaxed);
     }
 
     pub(super) fn saw_end(&self) {
@@ -94,6 +154,14 @@ impl ConnState {
         self.interim_waiting.store(true, Ordering::Relaxed);
         drop(waiting);
         self.wake();
+    }
+
+    /// The head of an answer is about to be written: an interim response that cannot go before it any more, because
+    /// the end of the last message still waits to be written, goes nowhere. It would fall into the answer.
+    pub(crate) fn seal_interim(&self) {
+        if !self.between() {
+            self.take_interim();
+        }
     }
 
     /// Remembers whom to wake.
@@ -123,5 +191,51 @@ impl ConnState {
 
     fn now(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> ConnState {
+        ConnState::new(Instant::now())
+    }
+
+    #[test]
+    fn the_first_byte_of_a_head_begins_it_and_the_rest_of_a_body_does_not() {
+        let state = state();
+        state.did_read();
+        assert_eq!(state.phase(), Phase::Head);
+        for phase in [Phase::Head, Phase::Busy, Phase::Rest, Phase::Tunnel] {
+            state.enter(phase);
+            state.did_read();
+            assert_eq!(state.phase(), phase);
+        }
+    }
+
+    #[test]
+    fn an_interim_response_never_falls_into_an_answer() {
+        let state = state();
+        state.send_interim(b"103");
+        state.seal_interim();
+        assert_eq!(
+            state.take_interim().as_deref(),
+            Some(&b"103"[..]),
+            "nothing was before it: it goes out first"
+        );
+        state.set_between(false);
+        state.send_interim(b"103");
+        state.seal_interim();
+        assert_eq!(state.take_interim(), None);
+    }
+
+    #[test]
+    fn watching_ends_with_the_phase() {
+        let state = state();
+        state.enter(Phase::Busy);
+        assert!(state.watch() && !state.watch());
+        state.enter(Phase::Idle);
+        assert!(!state.watching());
     }
 }

@@ -1,21 +1,29 @@
 //! The answer as the client gets it.
 
 use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::{Context, Poll},
     time::Instant,
 };
 
-use ::http::{HeaderValue, Response, Version, header};
+use ::http::{HeaderValue, Method, Response, Version, header};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Sleep, sleep_until};
+use tokio::{
+    sync::oneshot,
+    time::{Sleep, sleep_until},
+};
 
 use super::{attempt::Answer, exchange::Exchange, limits::TimeLimits, tunnel};
 use crate::{
-    error::ProxyError,
-    http::{body::BodyError, forwarded, hygiene, respond},
+    error::{ProxyError, Reason},
+    http::{
+        body::{BodyError, UploadFault},
+        forwarded, hygiene, respond,
+    },
     route::rewrite,
     telemetry::Ended,
     upstream::Lease,
@@ -23,7 +31,7 @@ use crate::{
 
 /// An endpoint's answer, on its way to the client.
 pub(super) fn forward(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
-    let Answer { response, lease, limits, tunnel } = answer;
+    let Answer { response, lease, limits, tunnel, unasked } = answer;
     let (mut head, body) = response.into_parts();
     hygiene::remove_hop_by_hop(&mut head.headers);
     let connection = exchange.connection().clone();
@@ -42,9 +50,13 @@ pub(super) fn forward(mut exchange: Exchange, answer: Answer) -> Response<Respon
         hygiene::for_http2(&mut head.headers);
     }
     exchange.head_goes_out();
-    let leaving = exchange.connection_is_leaving();
-    let response = finished(head, ResponseBody::streaming(body, exchange, lease, limits));
-    leave(response, leaving, &connection)
+    if !connection.is_multiplexed() {
+        connection.bound_stall(limits.idle());
+    }
+    // A client that was told to keep its body is about to send another request, where the body should be.
+    let last = exchange.connection_is_leaving() || unasked.is_some();
+    let response = finished(head, ResponseBody::streaming(body, exchange, lease, limits, unasked));
+    end_after(response, last, &connection)
 }
 
 /// An answer that Weir makes.
@@ -53,11 +65,27 @@ pub(super) fn made(mut exchange: Exchange, error: &ProxyError) -> Response<Respo
     let (head, body) = made.into_parts();
     exchange.makes(error, head.status);
     exchange.head_goes_out();
-    let leaving = exchange.connection_is_leaving();
+    // Where a request that made no sense ends, nobody knows.
+    let unreadable = matches!(error.reason, Reason::Malformed | Reason::HeaderTooLarge)
+        || exchange.method() == Method::CONNECT;
+    let last = exchange.connection_is_leaving() || (unreadable && exchange.version() != Version::HTTP_2);
     let connection = exchange.connection().clone();
     let mut response = finished(head, ResponseBody::whole(body, exchange));
     connection.listener.via.append(Version::HTTP_11, response.headers_mut());
-    leave(response, leaving, &connection)
+    end_after(response, last, &connection)
+}
+
+/// The answer to a request that went as far as its client wished.
+pub(super) fn here(mut exchange: Exchange) -> Response<ResponseBody> {
+    let method = exchange.method().clone();
+    let (head, body) = respond::answer_here(&method, Some(exchange.request_id())).into_parts();
+    exchange.answers(head.status);
+    exchange.head_goes_out();
+    let last = exchange.connection_is_leaving();
+    let connection = exchange.connection().clone();
+    let mut response = finished(head, ResponseBody::whole(body, exchange));
+    connection.listener.via.append(Version::HTTP_11, response.headers_mut());
+    end_after(response, last, &connection)
 }
 
 /// The response as hyper's server wants it: the version is the connection's matter, not the upstream's.
@@ -68,13 +96,13 @@ fn finished(head: ::http::response::Parts, body: ResponseBody) -> Response<Respo
     response
 }
 
-/// Sends the client elsewhere for its next request when this instance is on its way out.
-fn leave(
+/// Makes this the `last` answer on its connection: its client goes elsewhere with its next request.
+fn end_after(
     mut response: Response<ResponseBody>,
-    leaving: bool,
+    last: bool,
     connection: &crate::listener::Connection,
 ) -> Response<ResponseBody> {
-    if leaving {
+    if last {
         if connection.is_multiplexed() {
             connection.tell(crate::listener::Signal::Finish);
         } else {
@@ -103,6 +131,8 @@ struct StreamingBody {
     incoming: Incoming,
     lease: Option<Lease>,
     limits: TimeLimits,
+    /// Keeps a body that nobody asked for from being read until the answer is whole.
+    unasked: Option<oneshot::Sender<()>>,
     /// Runs while nothing comes from the endpoint.
     stalled: Option<Pin<Box<Sleep>>>,
 }
@@ -113,18 +143,26 @@ impl ResponseBody {
     }
 
     fn whole(body: Bytes, mut exchange: Exchange) -> Self {
-        exchange.ends(Ended::Complete);
+        let cut_short = exchange.flow().fault() == Some(UploadFault::ClientGone);
+        exchange.ends(if cut_short { Ended::ClientGone } else { Ended::Complete });
         let body = (!body.is_empty()).then_some(body);
         let exchange = body.is_some().then(|| Box::new(exchange));
         Self { source: BodySource::Whole(body), exchange }
     }
 
-    fn streaming(incoming: Incoming, exchange: Exchange, lease: Lease, limits: TimeLimits) -> Self {
+    fn streaming(
+        incoming: Incoming,
+        exchange: Exchange,
+        lease: Lease,
+        limits: TimeLimits,
+        unasked: Option<oneshot::Sender<()>>,
+    ) -> Self {
         let mut body = Self {
             source: BodySource::Streaming(Box::new(StreamingBody {
                 incoming,
                 lease: Some(lease),
                 limits,
+                unasked,
                 stalled: None,
             })),
             exchange: Some(Box::new(exchange)),
@@ -146,6 +184,15 @@ impl ResponseBody {
         if let Some(mut exchange) = self.exchange.take() {
             exchange.ends(ended);
         }
+    }
+
+    /// A panic costs this answer, which never looks complete, and nothing else.
+    fn break_off(&mut self, panic: &(dyn Any + Send)) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.panicked(&super::message_of(panic));
+        }
+        self.settle(Ended::UpstreamReset);
+        Poll::Ready(Some(Err(BodyError::Internal)))
     }
 
     fn poll_streaming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -191,6 +238,7 @@ impl StreamingBody {
     /// The endpoint has said everything: its connection is free.
     fn complete(&mut self) {
         if let Some(lease) = self.lease.take() {
+            self.unasked = None;
             lease.finish();
         }
     }
@@ -222,7 +270,10 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         match &mut this.source {
-            BodySource::Streaming(_) => this.poll_streaming(cx),
+            BodySource::Streaming(_) => {
+                let polled = catch_unwind(AssertUnwindSafe(|| this.poll_streaming(cx)));
+                polled.unwrap_or_else(|panic| this.break_off(panic.as_ref()))
+            }
             BodySource::Whole(body) => {
                 let data = body.take();
                 if let (Some(data), Some(exchange)) = (&data, &this.exchange) {

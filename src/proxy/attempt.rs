@@ -34,6 +34,8 @@ pub(crate) struct Answer {
     pub(super) limits: TimeLimits,
     /// Both sides switch protocols.
     pub(super) tunnel: Option<Tunnel>,
+    /// Its client waits to be asked for the body, and the answer came first. Dropped, it ends the wait in vain.
+    pub(super) unasked: Option<oneshot::Sender<()>>,
 }
 
 /// Sends the request to an endpoint of `upstream` and waits for the head of its answer.
@@ -59,16 +61,24 @@ pub(super) async fn send(
         };
         exchange.attempt_has_connection(lease.reused());
         let may_replay = lease.reused() && exchange.attempts() <= REPLAYS;
-        match send_once(exchange, &mut outgoing, &lane, &mut lease, may_replay).await? {
-            Ok(response) => return answer(exchange, outgoing, response, lease, limits, upstream),
+        let mut gate = Gate::new(exchange, &outgoing);
+        match send_once(exchange, &mut outgoing, &lane, &mut lease, may_replay, &mut gate).await? {
+            Ok(response) => {
+                let unasked = gate.and_then(|gate| gate.take());
+                let answer = answer(exchange, outgoing, response, lease, limits, upstream)?;
+                return Ok(Answer { unasked, ..answer });
+            }
             Err(failure) => {
-                exchange.attempt_ends(Outcome::Reset);
-                // A body that broke off is the client's fault, and would break off again.
-                let may_replay = may_replay && exchange.flow().fault().is_none();
-                let replay = match &failure {
-                    Failure::NotSent(..) => may_replay,
-                    Failure::MaybeSent(_) => may_replay && outgoing.repeatable() && failure.connection_died(),
-                };
+                let upload = exchange.flow().fault();
+                // What the client did with its body says nothing of the endpoint.
+                exchange.attempt_ends(if upload.is_some() { Outcome::Cancelled } else { Outcome::Reset });
+                let replay = upload.is_none()
+                    && match &failure {
+                        Failure::NotSent(..) => may_replay,
+                        Failure::MaybeSent(_) => {
+                            may_replay && outgoing.repeatable() && failure.connection_died()
+                        }
+                    };
                 if !replay {
                     return Err(not_answered(exchange, upstream, &failure));
                 }
@@ -106,45 +116,49 @@ async fn send_once(
     lane: &Lane,
     lease: &mut Lease,
     may_replay: bool,
+    gate: &mut Option<Gate>,
 ) -> Result<Result<Response<Incoming>, Failure>, ProxyError> {
-    let (ask, asked) = if outgoing.expects() {
-        let (ask, asked) = oneshot::channel();
-        (Some(ask), Some(asked))
-    } else {
-        (None, None)
-    };
     let keep = may_replay && outgoing.repeatable();
+    let asked = gate.as_mut().and_then(|gate| gate.asked.take());
     let mut request = outgoing.request(exchange.attempts(), lease.is_http2(), lane.secure(), keep, asked)?;
     let connection = exchange.connection();
     if connection.interim_allowed() {
-        pass_on_interim(&mut request, connection.state.clone(), ask);
+        pass_on_interim(&mut request, connection.state.clone(), gate.as_ref().map(Gate::opener));
     }
     Ok(lease.send(request).await)
 }
 
-/// Passes interim answers on to the client as they come, and lets the body flow when the endpoint asks for it.
-fn pass_on_interim<B>(
-    request: &mut ::http::Request<B>,
-    client: Arc<ConnState>,
-    ask: Option<oneshot::Sender<()>>,
-) {
-    let gate = Arc::new(Mutex::new(ask));
-    let waiting = gate.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-    if waiting {
-        let gate = gate.clone();
+/// Holds back the body of a request whose client waits to be asked for it.
+struct Gate {
+    ask: Opener,
+    asked: Option<oneshot::Receiver<()>>,
+}
+
+type Opener = Arc<Mutex<Option<oneshot::Sender<()>>>>;
+
+impl Gate {
+    fn new(exchange: &Exchange, outgoing: &Outgoing) -> Option<Self> {
+        if !outgoing.expects() || !exchange.connection().interim_allowed() {
+            return None;
+        }
+        let (ask, asked) = oneshot::channel();
+        let ask = Arc::new(Mutex::new(Some(ask)));
+        let patient = ask.clone();
         tokio::task::spawn_local(async move {
             tokio::time::sleep(EXPECT_PATIENCE).await;
-            open(&gate);
+            open(&patient);
         });
+        Some(Self { ask, asked: Some(asked) })
     }
-    hyper::ext::on_informational(request, move |response| {
-        if response.status() == StatusCode::CONTINUE {
-            // hyper asks the client when it is asked for the body, so this opens the gate and sends nothing.
-            open(&gate);
-        } else {
-            client.send_interim(&interim::encode(response.status(), response.headers()));
-        }
-    });
+
+    fn opener(&self) -> Opener {
+        self.ask.clone()
+    }
+
+    /// Takes the key away: nothing opens the gate any more. `None` when it is open.
+    fn take(&self) -> Option<oneshot::Sender<()>> {
+        self.ask.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 fn open(gate: &Mutex<Option<oneshot::Sender<()>>>) {
@@ -152,6 +166,18 @@ fn open(gate: &Mutex<Option<oneshot::Sender<()>>>) {
         // The attempt may be over.
         let _ = ask.send(());
     }
+}
+
+/// Passes interim answers on to the client as they come, and lets the body flow when the endpoint asks for it.
+fn pass_on_interim<B>(request: &mut ::http::Request<B>, client: Arc<ConnState>, gate: Option<Opener>) {
+    hyper::ext::on_informational(request, move |response| {
+        if response.status() != StatusCode::CONTINUE {
+            client.send_interim(&interim::encode(response.status(), response.headers()));
+        } else if let Some(gate) = &gate {
+            // hyper asks the client when it is asked for the body, so this opens the gate and sends nothing.
+            open(gate);
+        }
+    });
 }
 
 /// Looks at the head of an answer before anything of it is passed on.
@@ -180,7 +206,7 @@ fn answer(
         let (_, client) = outgoing.upgrade?;
         Some(Tunnel { protocol, client, endpoint: hyper::upgrade::on(&mut response) })
     });
-    Ok(Answer { response, lease, limits: limits.clone(), tunnel })
+    Ok(Answer { response, lease, limits: limits.clone(), tunnel, unasked: None })
 }
 
 fn not_connected(exchange: &mut Exchange, upstream: &Upstream, error: &CheckoutError) -> ProxyError {

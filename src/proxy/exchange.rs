@@ -7,7 +7,10 @@ use std::{
 };
 
 use ::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
-use hyper::{Request, body::Incoming};
+use hyper::{
+    Request,
+    body::{Body as _, Incoming},
+};
 use smallvec::SmallVec;
 
 use crate::{
@@ -51,6 +54,9 @@ pub(crate) struct Exchange {
     grpc_status: Option<u16>,
     made: Option<(Reason, Option<Name>, Option<String>)>,
     ended: Ended,
+    /// Weir's own share of the time to the answer's head, once that is out.
+    overhead: Option<Duration>,
+    refused_on_purpose: bool,
     _in_flight: Held,
 }
 
@@ -67,7 +73,7 @@ struct Attempt {
 impl Exchange {
     pub(super) fn begin(connection: Rc<Connection>, request: &Request<Incoming>) -> Self {
         let started = Instant::now();
-        connection.begin(request.version() == Version::HTTP_11);
+        connection.begin(request.version() == Version::HTTP_11, !request.body().is_end_stream());
         let listener = &connection.listener;
         if !listener.served.load(Ordering::Relaxed) {
             listener.served.store(true, Ordering::Relaxed);
@@ -91,6 +97,8 @@ impl Exchange {
             grpc_status: None,
             made: None,
             ended: Ended::ClientGone,
+            overhead: None,
+            refused_on_purpose: false,
             _in_flight: in_flight,
             connection,
         }
@@ -114,6 +122,10 @@ impl Exchange {
 
     pub(super) fn is_grpc(&self) -> bool {
         self.is_grpc
+    }
+
+    pub(super) fn method(&self) -> &Method {
+        &self.method
     }
 
     pub(super) fn version(&self) -> Version {
@@ -204,7 +216,7 @@ impl Exchange {
         attempt.outcome = Some(outcome);
         attempt.took = attempt.begun.elapsed();
         let failed = !matches!(outcome, Outcome::Success | Outcome::Cancelled | Outcome::PoolFull);
-        if failed {
+        if failed && !self.refused_on_purpose {
             attempt.endpoint.failed();
         }
         if let Some(upstream) = &self.upstream {
@@ -218,6 +230,9 @@ impl Exchange {
 
     /// The endpoint's answer has begun.
     pub(super) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
+        // Whoever answers like this decided to: it says nothing of the endpoint.
+        self.refused_on_purpose =
+            headers.get(respond::X_WEIR_RETRY).is_some_and(|retry| retry.as_bytes() == b"no");
         let outcome = if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED {
             Outcome::ServerError
         } else {
@@ -266,18 +281,23 @@ impl Exchange {
         }
     }
 
+    /// Weir answers by itself, and nothing is wrong.
+    pub(super) fn answers(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+
     /// How it ends; until this is said, the client went away.
     pub(crate) fn ends(&mut self, ended: Ended) {
         self.ended = ended;
     }
 
-    fn write_record(&self, took: Duration, overhead: Duration) {
+    fn write_record(&self, took: Duration) {
         let telemetry = &self.connection.worker.shared.telemetry;
         let status = self.status.unwrap_or(client_closed());
         let reason = self.made.as_ref().map(|made| made.0);
         let worker = &self.connection.worker;
         let replayed = self.attempts.len() > 1;
-        let now = Instant::now();
+        let now = self.started + took;
         let wanted = worker.rng(|rng| telemetry.access.wants(status, reason, self.ended, now, rng));
         if !wanted && reason.is_none() && !replayed {
             return;
@@ -319,7 +339,7 @@ impl Exchange {
             attempts,
             duration: took,
             upstream_time: self.upstream_time(),
-            overhead,
+            overhead: self.overhead.unwrap_or_else(|| self.own_share(took)),
             request_bytes: self.flow.request_bytes(),
             response_bytes: self.flow.response_bytes(),
             ended: self.ended,
@@ -340,15 +360,16 @@ impl Exchange {
     }
 
     /// Time that was Weir's own: up to the answer's headers, without the attempts.
-    fn overhead(&self, until_headers: Duration) -> Duration {
+    fn own_share(&self, until_headers: Duration) -> Duration {
         let waited: Duration = self.attempts.iter().map(|attempt| attempt.took).sum();
         until_headers.saturating_sub(waited)
     }
 
     /// The answer's head is on its way.
-    pub(super) fn head_goes_out(&self) {
+    pub(super) fn head_goes_out(&mut self) {
         self.connection.answering();
-        let overhead = self.overhead(self.started.elapsed());
+        let overhead = self.own_share(self.started.elapsed());
+        self.overhead = Some(overhead);
         self.connection.listener.metrics.overhead.record(overhead);
     }
 }
@@ -364,8 +385,11 @@ impl Drop for Exchange {
         let listener = &self.connection.listener.metrics;
         listener.request_bytes.increment(self.flow.request_bytes());
         listener.response_bytes.increment(self.flow.response_bytes());
-        self.write_record(took, self.overhead(took.min(self.started.elapsed())));
-        self.connection.end();
+        if self.ended == Ended::ClientGone && self.connection.stalled() {
+            self.ended = Ended::Timeout;
+        }
+        self.write_record(took);
+        self.connection.end(&self.flow);
     }
 }
 

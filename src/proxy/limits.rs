@@ -70,6 +70,11 @@ impl TimeLimits {
         }
     }
 
+    /// How long nothing may move.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        self.idle
+    }
+
     /// When a body that stands still now is given up, unless a byte moves before.
     pub(super) fn body_by(&self, flow: &Flow) -> Option<Instant> {
         let silence = self.idle.map(|idle| flow.moved() + idle);

@@ -27,6 +27,7 @@ pub(crate) use answer::ResponseBody;
 use self::{exchange::Exchange, limits::TimeLimits};
 use crate::{
     error::{ProxyError, Reason},
+    http::framing::Forwards,
     listener::Connection,
 };
 
@@ -36,7 +37,8 @@ pub(crate) async fn handle(connection: Rc<Connection>, request: Request<Incoming
     let result = caught(dispatch(&mut exchange, request)).await;
     match result {
         Ok(Ok(answer)) => answer::forward(exchange, answer),
-        Ok(Err(error)) => answer::made(exchange, &error),
+        Ok(Err(Instead::AnswerHere)) => answer::here(exchange),
+        Ok(Err(Instead::Fail(error))) => answer::made(exchange, &error),
         Err(panic) => {
             exchange.panicked(&panic);
             answer::made(exchange, &ProxyError::new(Reason::Internal))
@@ -44,17 +46,33 @@ pub(crate) async fn handle(connection: Rc<Connection>, request: Request<Incoming
     }
 }
 
-async fn dispatch(
-    exchange: &mut Exchange,
-    request: Request<Incoming>,
-) -> Result<attempt::Answer, ProxyError> {
-    let received = receive::receive(exchange, request)?;
+/// Why a request has no answer of an endpoint.
+enum Instead {
+    /// It failed.
+    Fail(ProxyError),
+    /// It goes no further than here, as its client wished (`Max-Forwards`).
+    AnswerHere,
+}
+
+impl From<ProxyError> for Instead {
+    fn from(error: ProxyError) -> Self {
+        Self::Fail(error)
+    }
+}
+
+async fn dispatch(exchange: &mut Exchange, request: Request<Incoming>) -> Result<attempt::Answer, Instead> {
+    #[cfg(test)]
+    assert!(!request.headers().contains_key("x-test-panic"), "a test wants a panic");
+    let mut received = receive::receive(exchange, request)?;
+    if received.count_forwards() == Forwards::AnswerHere {
+        return Err(Instead::AnswerHere);
+    }
     let (route, upstream) = receive::resolve(exchange, &received)?;
     let limits = TimeLimits::begin(exchange, &route, &received.parts.headers);
     let outgoing = outgoing::prepare(exchange, &route, received, &limits)?;
     let flow = exchange.flow().clone();
     let sent = limits.bound(&flow, attempt::send(exchange, &upstream, outgoing, &limits)).await;
-    sent.unwrap_or_else(|reason| Err(exchange.timed_out(reason, &upstream)))
+    Ok(sent.unwrap_or_else(|reason| Err(exchange.timed_out(reason, &upstream)))?)
 }
 
 /// Runs `future`; a panic in it becomes an error that says what the panic said.

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
-use ::http::{HeaderValue, Method, Uri, header, request::Parts, uri::PathAndQuery};
+use ::http::{HeaderValue, Method, Uri, Version, header, request::Parts, uri::PathAndQuery};
 use hyper::{Request, body::Incoming, upgrade::OnUpgrade};
 
 use super::exchange::Exchange;
@@ -10,13 +10,17 @@ use crate::{
     config::policy,
     error::{ProxyError, Reason},
     http::{
-        framing, trace,
+        framing::{self, Forwards},
+        trace,
         upgrade::{self, UpgradeProtocol},
         uri,
     },
     route::{self, RequestView},
     snapshot::{Target, Upstream},
 };
+
+/// What a field counts beside its name and value (RFC 9113 §6.5.2).
+const FIELD_OVERHEAD: usize = 32;
 
 /// A request that is HTTP as it must be.
 #[derive(Debug)]
@@ -42,6 +46,7 @@ pub(super) fn receive(
     let upgrade = upgrade::requested(request.version(), request.headers())
         .map(|protocol| (protocol, hyper::upgrade::on(&mut request)));
     let (mut parts, body) = request.into_parts();
+    check_size(exchange, &parts)?;
     framing::check(parts.version, &parts.headers).map_err(|e| malformed(&e))?;
     let authority = uri::authority(parts.version, &parts.method, &parts.uri, &parts.headers)
         .map_err(|e| malformed(&e))?;
@@ -57,13 +62,33 @@ pub(super) fn receive(
     let connection = connection.clone();
     let sender = connection.peer().admit(&mut parts.headers, Some(&authority));
     exchange.know_request_id(sender.request_id);
-    if parts.method != Method::CONNECT && parts.uri.path() != "*" {
+    if parts.method == Method::CONNECT {
+        // A route names paths, and this has none: nothing can match it.
+        return Err(ProxyError::new(Reason::NoRoute).because("CONNECT"));
+    }
+    if parts.uri.path() != "*" {
         let normal = route::normalise(parts.uri.path()).map_err(|e| malformed(&e))?;
         if let Cow::Owned(path) = normal {
             parts.uri = with_path(&parts.uri, &path).map_err(|e| malformed(&e))?;
         }
     }
     Ok(Received { parts, body, authority, host, client: sender.client, upgrade })
+}
+
+/// Holds a request over HTTP/2 to the listener's bounds; the parser of HTTP/1 does it by itself.
+fn check_size(exchange: &Exchange, parts: &Parts) -> Result<(), ProxyError> {
+    if parts.version != Version::HTTP_2 {
+        return Ok(());
+    }
+    let config = &exchange.connection().listener.config;
+    // The size of a list of fields as HTTP/2 counts it: RFC 9113 §6.5.2.
+    let bytes: usize =
+        parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD).sum();
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if parts.headers.len() > config.max_headers || bytes + target > config.max_header_bytes {
+        return Err(ProxyError::new(Reason::HeaderTooLarge));
+    }
+    Ok(())
 }
 
 fn with_path(uri: &Uri, path: &str) -> Result<Uri, ::http::Error> {
@@ -77,6 +102,11 @@ fn with_path(uri: &Uri, path: &str) -> Result<Uri, ::http::Error> {
 }
 
 impl Received {
+    /// Counts `Max-Forwards` down.
+    pub(super) fn count_forwards(&mut self) -> Forwards {
+        framing::count_forwards(&self.parts.method, &mut self.parts.headers)
+    }
+
     fn view(&self) -> RequestView<'_> {
         RequestView {
             host: &self.host,

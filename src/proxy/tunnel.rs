@@ -1,6 +1,7 @@
 //! After `101 Switching Protocols`: bytes both ways, until one side ends or nothing moves.
 
 use std::{
+    cell::Cell,
     io,
     pin::Pin,
     rc::Rc,
@@ -29,19 +30,22 @@ pub(super) struct Tunnel {
 
 /// Carries bytes both ways. Each side's end of sending is passed on, so that half-closed tunnels work.
 pub(super) fn carry(tunnel: Tunnel, mut exchange: Exchange, lease: Lease, limits: TimeLimits) {
+    exchange.connection().becomes_tunnel();
     tokio::task::spawn_local(async move {
         let connection = exchange.connection().clone();
         let flow = exchange.flow().clone();
+        let client_gone = Rc::new(Cell::new(false));
         let joined = async {
             let (client, endpoint) =
                 tokio::try_join!(tunnel.client, tunnel.endpoint).map_err(io::Error::other)?;
-            let mut client = Metered::new(client, flow.clone(), Flow::uploaded);
-            let mut endpoint = Metered::new(endpoint, flow.clone(), Flow::answered);
+            let mut client = Metered::new(client, flow.clone(), Flow::uploaded, client_gone.clone());
+            let mut endpoint = Metered::new(endpoint, flow.clone(), Flow::answered, Rc::default());
             copy_bidirectional(&mut client, &mut endpoint).await
         };
         let ended = tokio::select! {
             copied = joined => match copied {
                 Ok(_) => Ended::Complete,
+                Err(_) if client_gone.get() => Ended::ClientGone,
                 Err(_) => Ended::UpstreamReset,
             },
             () = limits.tunnel_silent(&flow) => Ended::Timeout,
@@ -57,11 +61,20 @@ struct Metered {
     io: TokioIo<Upgraded>,
     flow: Rc<Flow>,
     count: fn(&Flow, usize),
+    /// Set when this side breaks.
+    gone: Rc<Cell<bool>>,
 }
 
 impl Metered {
-    fn new(io: Upgraded, flow: Rc<Flow>, count: fn(&Flow, usize)) -> Self {
-        Self { io: TokioIo::new(io), flow, count }
+    fn new(io: Upgraded, flow: Rc<Flow>, count: fn(&Flow, usize), gone: Rc<Cell<bool>>) -> Self {
+        Self { io: TokioIo::new(io), flow, count, gone }
+    }
+
+    fn noting<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(_)) = &polled {
+            self.gone.set(true);
+        }
+        polled
     }
 }
 
@@ -69,7 +82,8 @@ impl AsyncRead for Metered {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+        let polled = Pin::new(&mut this.io).poll_read(cx, buf);
+        ready!(this.noting(polled))?;
         (this.count)(&this.flow, buf.filled().len() - before);
         Poll::Ready(Ok(()))
     }
@@ -77,7 +91,9 @@ impl AsyncRead for Metered {
 
 impl AsyncWrite for Metered {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.noting(polled)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,0 +1,190 @@
+//! Everything that is not traffic: reloads, certificates, gauges, the drain. One task on the control thread.
+
+mod certificates;
+mod drain;
+mod reload;
+mod view;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+use self::certificates::Certificate;
+use crate::{
+    config::{Bootstrap, Documents, Loaded, Name},
+    listener::{Fingerprint, Listener},
+    readiness::Readiness,
+    snapshot::Publisher,
+    telemetry::{EndpointState, LogHandle},
+    worker::Shared,
+};
+
+/// How often gauges are brought up to date, and the file and the certificates are looked at.
+const UPKEEP: Duration = Duration::from_secs(1);
+
+/// What the control side is told from outside.
+#[derive(Debug)]
+pub struct Control {
+    /// The next order; when the sender is gone, none comes any more.
+    pub orders: mpsc::UnboundedReceiver<Order>,
+    /// Tells the wrapped application to end, where there is one.
+    pub application: Option<Arc<Notify>>,
+}
+
+/// An order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Read the file again (SIGHUP).
+    Reload,
+    /// Leave (SIGTERM); the second time: now.
+    Leave,
+    /// The wrapped application has ended: leave, and wait for nobody to notice.
+    ApplicationGone,
+}
+
+/// Where the baseline comes from.
+pub struct Reload {
+    /// The file, when there is one that may change.
+    pub path: Option<PathBuf>,
+    /// Reads and checks it.
+    pub load: Box<dyn Fn() -> Loaded>,
+    /// Shows the faults of a file that was refused.
+    pub report: Box<dyn Fn(&Loaded)>,
+}
+
+impl std::fmt::Debug for Reload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reload").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// What the control side knows, and shows to the admin interface.
+#[derive(Debug)]
+pub struct State {
+    service: Name,
+    instance: Name,
+    zone: Option<Name>,
+    started: SystemTime,
+    shared: Arc<Shared>,
+    publisher: Publisher,
+    readiness: Arc<Readiness>,
+    log: LogHandle,
+    baseline: Mutex<Baseline>,
+    drain_inbound: Notify,
+    /// When the inbound side began to leave.
+    leaving_since: OnceLock<Instant>,
+}
+
+#[derive(Debug)]
+struct Baseline {
+    documents: Documents,
+    loaded: SystemTime,
+    /// Why the newest file is not in force.
+    refused: Option<String>,
+}
+
+impl State {
+    pub(crate) fn new(
+        bootstrap: &Bootstrap,
+        shared: Arc<Shared>,
+        publisher: Publisher,
+        readiness: Arc<Readiness>,
+        log: LogHandle,
+        documents: Documents,
+    ) -> Self {
+        let now = SystemTime::now();
+        Self {
+            service: bootstrap.service.clone(),
+            instance: bootstrap.instance.clone(),
+            zone: bootstrap.zone.clone(),
+            started: now,
+            shared,
+            publisher,
+            readiness,
+            log,
+            baseline: Mutex::new(Baseline { documents, loaded: now, refused: None }),
+            drain_inbound: Notify::new(),
+            leaving_since: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn readiness(&self) -> &Arc<Readiness> {
+        &self.readiness
+    }
+
+    fn baseline(&self) -> std::sync::MutexGuard<'_, Baseline> {
+        self.baseline.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Carries the control side until the drain is over.
+pub(crate) async fn run(
+    state: Arc<State>,
+    certificates: Vec<(Arc<Listener>, Fingerprint)>,
+    bootstrap: Bootstrap,
+    reload: Reload,
+    mut control: Control,
+) {
+    let mut seen = reload.path.as_deref().and_then(contents);
+    let mut upkeep = interval(UPKEEP);
+    upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut certificates: Vec<_> =
+        certificates.into_iter().map(|(listener, known)| Certificate::new(listener, known)).collect();
+    let inbound_drain = drain::inbound_when_asked(&state, bootstrap.drain.delay);
+    let mut inbound_drain = std::pin::pin!(inbound_drain);
+    let mut ignored = false;
+    let order = loop {
+        tokio::select! {
+            order = control.orders.recv() => match order {
+                Some(Order::Reload) => {
+                    seen = reload.path.as_deref().and_then(contents);
+                    reload::baseline(&state, &bootstrap, &reload);
+                }
+                Some(order) => break order,
+                None if ignored => sleep(UPKEEP).await,
+                None => ignored = true,
+            },
+            () = &mut inbound_drain => {}
+            _ = upkeep.tick() => {
+                bring_gauges_up_to_date(&state);
+                for certificate in &mut certificates {
+                    certificate.refresh(&state.shared.telemetry.metrics);
+                }
+                let now = reload.path.as_deref().and_then(contents);
+                if now.is_some() && now != seen {
+                    seen = now;
+                    reload::baseline(&state, &bootstrap, &reload);
+                }
+            }
+        }
+    };
+    drain::leave(&state, &bootstrap, order, &mut control).await;
+}
+
+fn contents(path: &std::path::Path) -> Option<Vec<u8>> {
+    // A file that cannot be read now (an editor that is between its two steps) is looked at again.
+    std::fs::read(path).ok()
+}
+
+fn bring_gauges_up_to_date(state: &State) {
+    state.shared.telemetry.metrics.upkeep(Instant::now());
+    for upstream in &state.shared.snapshot.load().upstreams {
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        upstream.metrics.endpoints.of(EndpointState::Unknown).set(count(upstream.candidates.len()));
+        let total: u32 = upstream.candidates.iter().map(|c| c.endpoint.connections()).sum();
+        let idle: u32 = upstream.candidates.iter().map(|c| c.endpoint.idle()).sum();
+        upstream.pool_idle.set(i64::from(idle));
+        upstream.pool_active.set(i64::from(total.saturating_sub(idle)));
+    }
+}

@@ -1,0 +1,112 @@
+//! What the admin interface shows of the control side, and lets be done to it.
+
+use std::time::{Instant, SystemTime};
+
+use serde_json::{Value, json};
+
+use super::State;
+use crate::{
+    admin::AdminView,
+    config::{Name, bootstrap::LogLevel},
+};
+
+impl AdminView for State {
+    fn status(&self) -> Value {
+        let baseline = self.baseline();
+        let snapshot = self.shared.snapshot.load();
+        let listeners: Vec<_> = self
+            .shared
+            .listeners
+            .iter()
+            .map(|listener| {
+                json!({
+                    "name": listener.config.name.as_str(),
+                    "address": listener.address.to_string(),
+                    "direction": format!("{:?}", listener.config.direction).to_lowercase(),
+                    "tls": listener.tls.is_some(),
+                    "connections": listener.open(),
+                    "phase": format!("{:?}", listener.phase.get()).to_lowercase(),
+                })
+            })
+            .collect();
+        json!({
+            "service": self.service.as_str(),
+            "instance": self.instance.as_str(),
+            "zone": self.zone.as_ref().map(Name::as_str),
+            "version": env!("CARGO_PKG_VERSION"),
+            "started": timestamp(self.started),
+            "workers": self.shared.loads.len(),
+            "draining": self.readiness.draining(),
+            "ready": self.readiness.ready().err().map_or(json!(true), |reasons| json!(reasons)),
+            "policy": {
+                "source": "baseline",
+                "generation": snapshot.generation,
+                "loaded": timestamp(baseline.loaded),
+                "refused": baseline.refused,
+                "routes": snapshot.routes.len(),
+                "upstreams": snapshot.upstreams.len(),
+            },
+            "store": Value::Null,
+            "listeners": listeners,
+        })
+    }
+
+    fn policy(&self) -> Value {
+        self.baseline().documents.to_json()
+    }
+
+    fn upstreams(&self) -> Value {
+        let snapshot = self.shared.snapshot.load();
+        let upstreams = snapshot.upstreams.iter().map(|upstream| {
+            let endpoints: Vec<_> = upstream
+                .candidates
+                .iter()
+                .map(|candidate| {
+                    let endpoint = &candidate.endpoint;
+                    json!({
+                        "address": endpoint.address().to_string(),
+                        "weight": candidate.config.weight,
+                        "zone": candidate.config.zone.as_ref().map(Name::as_str),
+                        "tier": candidate.config.tier,
+                        "health": "unknown",
+                        "in_flight": endpoint.in_flight(),
+                        "connections": endpoint.connections(),
+                        "idle": endpoint.idle(),
+                        "requests": endpoint.requests(),
+                        "failures": endpoint.failures(),
+                    })
+                })
+                .collect();
+            (upstream.name().to_string(), json!({ "endpoints": endpoints }))
+        });
+        Value::Object(upstreams.collect())
+    }
+
+    fn requests(&self) -> Value {
+        self.shared.telemetry.recent.list()
+    }
+
+    fn ready(&self) -> Result<(), Vec<&'static str>> {
+        self.readiness.ready()
+    }
+
+    fn live(&self) -> Result<(), Vec<String>> {
+        self.readiness.live(Instant::now())
+    }
+
+    fn started(&self) -> bool {
+        self.readiness.started()
+    }
+
+    fn drain(&self) {
+        self.drain_inbound.notify_one();
+    }
+
+    fn set_log_level(&self, level: LogLevel) -> bool {
+        self.log.set_level(level)
+    }
+}
+
+fn timestamp(time: SystemTime) -> String {
+    jiff::Timestamp::try_from(time).map(|t| format!("{t:.3}")).unwrap_or_default()
+}
