@@ -157,8 +157,8 @@ fn a_request_that_left_while_its_connection_was_made_leaves_it_to_others() {
         let origin = Origin::http1().await;
         let lane = lane_to(origin.address, Alpn::Http1, limits());
         let mut leaves = Box::pin(lane.checkout(false));
-        std::future::poll_fn(|cx| std::task::Poll::Ready(assert!(leaves.as_mut().poll(cx).is_pending())))
-            .await;
+        let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(leaves.as_mut().poll(cx))).await;
+        assert!(polled.is_pending());
         assert_eq!((counts(&lane).0, lane.queue().len()), (1, 1));
         drop(leaves);
         until("the connection to be idle", || counts(&lane) == (1, 1, 0)).await;
