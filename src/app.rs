@@ -117,7 +117,7 @@ fn bind_listeners(bootstrap: &Bootstrap, metrics: &Metrics) -> Result<Bindings, 
         let socket = listen(config.listen)
             .map_err(|e| StartError::Bind(format!("listeners.{}", config.name), config.listen, e))?;
         let address = socket.local_addr().map_err(|e| StartError::System("local address", e))?;
-        let via = Via::new(&bootstrap.instance, &config.name);
+        let via = Via::new(&bootstrap.instance, &config.name, address);
         let (tls, fingerprint) =
             loaded.map_or((None, None), |(tls, print)| (Some(Arc::new(tls)), Some(print)));
         let handles = metrics.listener(&config.name);
@@ -246,3 +246,6 @@ impl Bound {
         Ok(threads)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! What people may write. Pure: no runtime, no sockets.
 //!
 //! Text becomes a tree in which every node knows where it came from ([`node`]), the tree becomes wire types exactly
-//! as written ([`wire`]), and those become the validated types that the rest of Weir reads ([`Bootstrap`],
+//! as written (`wire`), and those become the validated types that the rest of Weir reads ([`Bootstrap`],
 //! [`Policy`]). All faults ([`fault`], [`codes`]) are collected on the way, so that one run shows all of them.
 
 pub mod bootstrap;

@@ -19,6 +19,8 @@ pub enum AuthorityError {
     Malformed,
     /// `Host` names another than `:authority` does.
     Contradiction,
+    /// The target is an authority, and the method is not `CONNECT`.
+    Target,
 }
 
 impl fmt::Display for AuthorityError {
@@ -28,6 +30,7 @@ impl fmt::Display for AuthorityError {
             Self::Repeated => "the request has more than one Host",
             Self::Malformed => "the request's host is malformed",
             Self::Contradiction => "Host and :authority name different hosts",
+            Self::Target => "the target is neither a path nor a URI",
         })
     }
 }
@@ -63,6 +66,10 @@ pub fn authority<'a>(
 ) -> Result<Authority<'a>, AuthorityError> {
     let host = single_host(headers)?;
     let target = uri.authority().map(|authority| parse(authority.as_str())).transpose()?;
+    // A target that is an authority and nothing else is for `CONNECT` alone (RFC 9112 §3.2.3).
+    if method != Method::CONNECT && uri.authority().is_some() && uri.scheme().is_none() {
+        return Err(AuthorityError::Target);
+    }
     if host.is_none() && version == Version::HTTP_11 {
         return Err(AuthorityError::Missing);
     }
@@ -213,6 +220,8 @@ mod tests {
         assert_eq!(get("http://b/x", &[]), Err(E::Missing));
         assert_eq!(get("http://b/x", &["a b"]), Err(E::Malformed));
         assert_eq!(get("http://user@b/x", &["b"]), Err(E::Malformed));
+        assert_eq!(get("b", &["b"]), Err(E::Target));
+        assert_eq!(get("b:80", &["b"]), Err(E::Target));
         assert_eq!(of(Version::HTTP_10, &Method::GET, "/", &[]), host("", None));
     }
 

@@ -1,5 +1,7 @@
 //! `Via` and the loops that it shows: RFC 9110 §7.6.3.
 
+use std::net::SocketAddr;
+
 use ::http::{HeaderMap, HeaderValue, Version, header::VIA};
 use memchr::memmem::Finder;
 use xxhash_rust::xxh3::xxh3_64;
@@ -11,9 +13,9 @@ use crate::{
 
 /// What one listener of one instance writes into `Via`.
 ///
-/// Its pseudonym is `weir-` and 16 hexadecimal digits, a hash of instance and listener: two instances on the
-/// way of a request are no loop, nor are the two listeners of one, and the pod's name is not told to
-/// everybody.
+/// Its pseudonym is `weir-` and 16 hexadecimal digits, a hash of instance, listener and address: two instances
+/// on the way of a request are no loop, nor are the two listeners of one, nor two Weirs of one host that call their
+/// listeners the same; and the pod's name is not told to everybody.
 #[derive(Debug, Clone)]
 pub struct Via {
     pseudonym: Box<str>,
@@ -25,9 +27,10 @@ pub struct Via {
 
 impl Via {
     /// Computes the pseudonym and all values once.
-    pub fn new(instance: &Name, listener: &Name) -> Self {
+    pub fn new(instance: &Name, listener: &Name, address: SocketAddr) -> Self {
         // Names hold no slash, so no two pairs read the same.
-        let pseudonym = format!("weir-{:016x}", xxh3_64(format!("{instance}/{listener}").as_bytes()));
+        let pseudonym =
+            format!("weir-{:016x}", xxh3_64(format!("{instance}/{listener}/{address}").as_bytes()));
         let value = |version| {
             let text = format!("{version} {pseudonym}");
             HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("1.1 weir"))
@@ -78,7 +81,7 @@ mod tests {
     use super::*;
 
     fn via(instance: &str, listener: &str) -> Via {
-        Via::new(&Name::new(instance).unwrap(), &Name::new(listener).unwrap())
+        Via::new(&Name::new(instance).unwrap(), &Name::new(listener).unwrap(), ([127, 0, 0, 1], 80).into())
     }
 
     #[test]

@@ -48,6 +48,8 @@ async fn dispatch(
     exchange: &mut Exchange,
     request: Request<Incoming>,
 ) -> Result<attempt::Answer, ProxyError> {
+    #[cfg(test)]
+    assert!(!request.headers().contains_key("x-test-panic"), "a test wants a panic");
     let received = receive::receive(exchange, request)?;
     let (route, upstream) = receive::resolve(exchange, &received)?;
     let limits = TimeLimits::begin(exchange, &route, &received.parts.headers);

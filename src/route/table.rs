@@ -4,7 +4,8 @@
 //! in this order:
 //!
 //! 1. host: exact, then the longest wildcard, then none;
-//! 2. path: exact, then the longest prefix, then regular expressions; no path is the prefix `/`;
+//! 2. path: exact, then the longest prefix, then regular expressions, then the prefix `/`, which is also what no path
+//!    means: it matches everything, and before them would leave the expressions of its host without a request;
 //! 3. with `methods` before without;
 //! 4. the number of header criteria, more first; `client` and `grpc` count as one each;
 //! 5. the number of query parameters, more first;
@@ -177,8 +178,8 @@ impl HostTable {
     fn resolve(&self, request: &RequestView<'_>) -> Option<RouteIndex> {
         self.by_exact_path(request)
             .or_else(|| self.by_prefix(request))
-            .or_else(|| Candidate::first(&self.root, request))
             .or_else(|| self.by_regex(request))
+            .or_else(|| Candidate::first(&self.root, request))
     }
 
     fn by_exact_path(&self, request: &RequestView<'_>) -> Option<RouteIndex> {

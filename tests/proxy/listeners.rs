@@ -1,12 +1,18 @@
 //! Accepting connections: protocols, TLS, bounds.
 
-use std::{net::TcpStream, time::Duration};
+use std::{
+    fs,
+    net::TcpStream,
+    time::{Duration, Instant},
+};
 
 use hyper::Version;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::support::{
     certs::{Certs, Identity},
     client::Client,
+    metrics::Metrics,
     origin::Origin,
     raw::Raw,
     wait_for, wait_until,
@@ -143,4 +149,39 @@ fn a_listener_speaks_only_what_it_is_told() {
     assert_eq!(Client::http2(weir.at("inbound")).get("a.test", "/").status, 200);
     let said = Raw::connect(weir.at("inbound")).send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").rest();
     assert!(!said.starts_with(b"HTTP/1.1 2"));
+}
+
+/// Bounds the open files of a running Weir.
+fn limit_open_files(weir: &Weir, files: u64) {
+    let pid = Pid::from_raw(weir.pid().try_into().unwrap());
+    let limit = prlimit(pid, Resource::Nofile, Rlimit { current: Some(files), maximum: None });
+    limit.unwrap_or_else(|_| {
+        prlimit(pid, Resource::Nofile, Rlimit { current: Some(files), maximum: Some(20_000) }).unwrap()
+    });
+}
+
+#[test]
+fn without_files_accepting_slows_down_and_comes_back() {
+    let origin = Origin::answering(200, "ok");
+    let weir = File::to(&[origin.address]).top("workers: 1").start();
+    let (mut traffic, mut scrape) = (Raw::connect(weir.at("inbound")), Raw::connect(weir.at("telemetry")));
+    assert_eq!(traffic.get("a.test", "/").status(), 200);
+    let mut errors = || {
+        let text = scrape.get("weir", "/metrics").text();
+        Metrics::parse(&text).sum("weir_accept_errors_total", &[("listener", "inbound")])
+    };
+    assert!(errors() < 1.0);
+    let open = fs::read_dir(format!("/proc/{}/fd", weir.pid())).unwrap().count();
+    limit_open_files(&weir, u64::try_from(open).unwrap());
+    let waiting = TcpStream::connect(weir.at("inbound")).unwrap();
+    let begun = Instant::now();
+    wait_until("accept errors that are counted", || errors() >= 4.0);
+    assert_eq!(traffic.get("a.test", "/").status(), 200, "a connection that is there goes on");
+    // The pauses double from 5 ms up to a second: a loop without them would count thousands in this time.
+    let most = 10.0 + begun.elapsed().as_secs_f64();
+    let counted = errors();
+    assert!(counted <= most, "{counted} errors, at most {most} expected");
+    limit_open_files(&weir, 1_000);
+    let mut waiting = Raw::over(waiting);
+    assert_eq!(waiting.get("a.test", "/").status(), 200, "the connection that waited is served");
 }

@@ -85,7 +85,9 @@ fn the_most_specific_path_wins() {
         route("ab", at(&["h"], &["/a/b/*"])),
         route("exact", at(&["h"], &["/a/b"])),
         route("regex", at(&["g"], &["~/v[0-9]+"])),
-        route("regex-before-none", at(&["g"], &["/x/*"])),
+        route("prefix-before-regex", at(&["g"], &["/x/*"])),
+        route("regex-before-all", at(&["i"], &["~/v[0-9]+"])),
+        route("all-of-i", at(&["i"], &["/*"])),
     ];
     for (host, target, expected) in [
         ("h", "/a/b", Some("exact")),
@@ -96,7 +98,9 @@ fn the_most_specific_path_wins() {
         ("h", "/ab", Some("all")),
         ("h", "/", Some("all")),
         ("g", "/v12", Some("regex")),
-        ("g", "/x/v12", Some("regex-before-none")),
+        ("g", "/x/v12", Some("prefix-before-regex")),
+        ("i", "/v1", Some("regex-before-all")),
+        ("i", "/w1", Some("all-of-i")),
         ("g", "/v", None),
     ] {
         assert_eq!(found(&routes, &Sample::get(host, target)), expected, "{host}{target}");
@@ -193,6 +197,7 @@ fn reference(routes: &[Arc<Route>], sample: &Sample) -> Option<usize> {
                 };
                 let path_rank = match path {
                     PathPattern::Exact(_) => (0, 0),
+                    PathPattern::Prefix(p) if p.is_empty() => (3, 0),
                     PathPattern::Prefix(p) => (1, usize::MAX - p.len()),
                     PathPattern::Regex(_) => (2, 0),
                 };
