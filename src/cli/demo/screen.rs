@@ -138,7 +138,11 @@ fn weir(table: &Table, figures: Option<&WeirFigures>, routes: usize, columns: us
 /// What Weir's work costs and how much of it there is.
 fn work(figures: &WeirFigures) -> Vec<Line> {
     [
-        format!("CPU {:.0} ms/s", figures.cpu * 1000.0),
+        format!(
+            "CPU {:.0} ms/s{}",
+            figures.cpu * 1000.0,
+            if cfg!(debug_assertions) { " (debug build)" } else { "" }
+        ),
         format!("memory {}", bytes(figures.memory)),
         format!("overhead p99 {}", ms(figures.overhead_p99)),
         format!("connections {:.0} in, {:.0} out", figures.connections, figures.pool),
@@ -222,7 +226,10 @@ struct Table {
 impl Table {
     fn new(columns: usize) -> Self {
         const OTHERS: usize = 1 + TITLE + 6 + 1 + 7 + 9 + 9 + 8;
-        Self { bar: columns.saturating_sub(OTHERS).clamp(1, 30) }
+        // A bar of a few blocks says less than the number beside it.
+        const LEAST: usize = 4;
+        let room = columns.saturating_sub(OTHERS);
+        Self { bar: if room < LEAST { 0 } else { room.min(30) } }
     }
 
     fn head(&self, title: &str, rate: &str) -> Line {
