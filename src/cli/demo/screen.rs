@@ -123,7 +123,9 @@ fn history(figures: &Figures, columns: usize) -> Vec<Line> {
 }
 
 fn weir(table: &Table, figures: Option<&WeirFigures>, routes: usize, columns: usize) -> Vec<Line> {
-    let mut lines = vec![table.head("Weir says", "per s")];
+    // An unoptimised build costs many times as much: nobody should take its figures for Weir's.
+    let title = if cfg!(debug_assertions) { "Weir says (debug)" } else { "Weir says" };
+    let mut lines = vec![table.head(title, "per s")];
     let Some(figures) = figures else {
         lines.push(Line::default().then(Tone::Warn, " nothing: it cannot be asked"));
         return lines;
@@ -138,11 +140,7 @@ fn weir(table: &Table, figures: Option<&WeirFigures>, routes: usize, columns: us
 /// What Weir's work costs and how much of it there is.
 fn work(figures: &WeirFigures) -> Vec<Line> {
     [
-        format!(
-            "CPU {:.0} ms/s{}",
-            figures.cpu * 1000.0,
-            if cfg!(debug_assertions) { " (debug build)" } else { "" }
-        ),
+        format!("CPU {:.0} ms/s", figures.cpu * 1000.0),
         format!("memory {}", bytes(figures.memory)),
         format!("overhead p99 {}", ms(figures.overhead_p99)),
         format!("connections {:.0} in, {:.0} out", figures.connections, figures.pool),

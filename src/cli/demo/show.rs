@@ -169,7 +169,6 @@ impl Show {
         let scrape = scrape.filter(|(status, _)| status.is_success()).map(|(_, text)| Scrape::parse(&text));
         let figures = self.observer.look(Instant::now(), self.callers.tally(), scrape);
         match loaded(&figures.policy) {
-            None => {}
             Some(Taken::Refused) => {
                 let log = std::fs::read_to_string(self.places.log()).unwrap_or_default();
                 self.refusal = Some(weir::last_fault(&log).map_or_else(
@@ -181,11 +180,11 @@ impl Show {
             Some(Taken::Unchanged) if self.refusal.take().is_some() => {
                 self.notice = Some(("weir.yaml is as it was before".to_owned(), Instant::now()));
             }
-            Some(Taken::Unchanged) => {}
             Some(Taken::Loaded) => {
                 self.refusal = None;
                 self.notice = Some(("weir.yaml was loaded".to_owned(), Instant::now()));
             }
+            None | Some(Taken::Unchanged) => {}
         }
     }
 
