@@ -355,6 +355,7 @@ impl Connection {
 
     /// It leaves HTTP: its clocks are the tunnel's.
     pub(crate) fn becomes_tunnel(&self) {
+        self.stall_limit.set(None);
         self.state.enter(Phase::Tunnel);
     }
 

@@ -68,7 +68,12 @@ impl ServerIo {
         }
         let mut ahead = [0; AHEAD];
         let mut ahead = ReadBuf::new(&mut ahead);
-        match Pin::new(&mut self.stream).poll_read(cx, &mut ahead) {
+        let read = Pin::new(&mut self.stream).poll_read(cx, &mut ahead);
+        if read.is_ready() {
+            // hyper may have found nothing to read a moment ago, and waits for news that were taken from it here.
+            cx.waker().wake_by_ref();
+        }
+        match read {
             Poll::Pending => Ok(()),
             Poll::Ready(Ok(())) if ahead.filled().is_empty() => {
                 self.state.saw_end();
@@ -184,5 +189,73 @@ impl AsyncWrite for ServerIo {
         let this = self.get_mut();
         ready!(this.poll_out(cx))?;
         Pin::new(&mut this.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        task::{Wake, Waker},
+        time::Instant,
+    };
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    async fn pair() -> (TcpStream, ServerIo, Arc<ConnState>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        let state = Arc::new(ConnState::new(Instant::now()));
+        (client, ServerIo::new(Stream::Plain(server), Bytes::new(), state.clone()), state)
+    }
+
+    #[tokio::test]
+    async fn what_is_read_ahead_is_announced_and_loses_nothing() {
+        let (mut client, mut io, state) = pair().await;
+        state.enter(Phase::Busy);
+        state.watch();
+        client.write_all(b"more").await.unwrap();
+        client.shutdown().await.unwrap();
+        let Stream::Plain(tcp) = &io.stream else { unreachable!() };
+        tcp.readable().await.unwrap();
+        let woken = Arc::new(Woken(AtomicUsize::new(0)));
+        let waker = Waker::from(woken.clone());
+        let flushed = Pin::new(&mut io).poll_flush(&mut Context::from_waker(&waker));
+        assert!(matches!(flushed, Poll::Ready(Ok(()))));
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1, "whoever waits to read has to look again");
+        let mut all = Vec::new();
+        io.read_to_end(&mut all).await.unwrap();
+        assert_eq!((all.as_slice(), state.half_closed()), (&b"more"[..], true));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_silent_client_is_seen_and_its_reset_is_an_error() {
+        let (mut client, mut io, state) = pair().await;
+        state.enter(Phase::Busy);
+        state.watch();
+        client.shutdown().await.unwrap();
+        let Stream::Plain(tcp) = &io.stream else { unreachable!() };
+        tcp.readable().await.unwrap();
+        io.flush().await.unwrap();
+        assert!(state.half_closed());
+        io.flush().await.unwrap();
+        socket2::SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        drop(client);
+        // The reset is on the wire already: loopback delivers it before `close` returns.
+        assert!(io.flush().await.is_err());
     }
 }

@@ -18,6 +18,7 @@ mod harness;
 mod headers;
 mod life;
 mod listeners;
+mod path;
 mod pool;
 mod reports;
 mod routing;
