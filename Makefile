@@ -12,7 +12,9 @@ help: ## what there is
 
 .PHONY: demo
 demo: setup-build ## a toy shop, Weir before it, a steady load and a live summary (ARGS="--for 20s")
-	cargo run --quiet --release -- demo $(ARGS)
+	@echo "demo: building Weir without optimisation, which starts sooner: some minutes the first time, seconds after that"
+	cargo build --bin weir
+	@cargo run --quiet --bin weir -- demo $(ARGS)
 
 .PHONY: test
 test: setup-test ## all tests: doc tests, then unit and integration tests

@@ -53,7 +53,24 @@ pub enum StartError {
 impl std::fmt::Display for StartError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Bind(what, address, error) => write!(f, "{what}: cannot listen on {address}: {error}"),
+            Self::Bind(what, address, error) => {
+                write!(f, "{what}.listen: cannot listen on {address}: {error}")?;
+                match error.kind() {
+                    io::ErrorKind::AddrInUse => write!(
+                        f,
+                        "\n  = help: another process has port {port}: end it (`ss -ltnp 'sport = :{port}'` names it), or \
+                         give `{what}.listen` another port in the file",
+                        port = address.port()
+                    ),
+                    io::ErrorKind::PermissionDenied => {
+                        f.write_str("\n  = help: ports below 1024 are for root: take a higher one")
+                    }
+                    io::ErrorKind::AddrNotAvailable => f.write_str(
+                        "\n  = help: this machine has no such address; 0.0.0.0 means all that it has",
+                    ),
+                    _ => Ok(()),
+                }
+            }
             Self::Tls(listener, error) => write!(f, "listeners.{listener}.tls: {error}"),
             Self::Compile(error) => error.fmt(f),
             Self::System(what, error) => write!(f, "{what}: {error}"),

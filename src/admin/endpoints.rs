@@ -165,20 +165,23 @@ fn index(headers: &HeaderMap) -> Answer {
     let mut out = String::new();
     // Writing to a `String` cannot fail.
     if accepts.into_iter().any(|accept| accept.contains("text/html")) {
-        out.push_str("<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Weir</title><h1>Weir</h1>\n<dl>\n");
+        // Without a style sheet, because the pages allow none; the table is as old as the web, and lines up.
+        out.push_str(
+            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" \
+             content=\"width=device-width\"><title>Weir</title>\n<h1>Weir</h1>\n<p>What this instance can tell. \
+             Prometheus reads /metrics; Kubernetes asks the probes; the rest is JSON.</p>\n<table cellpadding=\"4\">\n",
+        );
         for Endpoint { path, method, what, .. } in ENDPOINTS {
             let what = what.replace('"', "&quot;");
-            let _ = if *method == "GET" {
-                writeln!(out, "<dt><a href=\"{path}\">{path}</a></dt><dd>{what}</dd>")
-            } else {
-                writeln!(out, "<dt>{method} {path}</dt><dd>{what}</dd>")
-            };
+            let link =
+                if *method == "GET" { format!("<a href=\"{path}\">{path}</a>") } else { (*path).to_owned() };
+            let _ = writeln!(out, "<tr><td>{method}</td><td>{link}</td><td>{what}</td></tr>");
         }
-        out.push_str("</dl></html>\n");
+        out.push_str("</table></html>\n");
         return Answer::new(StatusCode::OK, HTML, out);
     }
     for Endpoint { path, method, what, .. } in ENDPOINTS {
-        let _ = writeln!(out, "{method:<4} {path:<10} {what}");
+        let _ = writeln!(out, "{method:<4} {path:<11}{what}");
     }
     Answer::new(StatusCode::OK, TEXT, out)
 }

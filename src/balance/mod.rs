@@ -100,8 +100,9 @@ impl Balancer {
                 .find(|&i| self.weight(i) > 0)
                 .unwrap_or(first);
         }
-        // a/wa < b/wb, without a division; + 1 because the request itself will be there too.
-        let cost = |i: usize, other: usize| (u64::from(load(i)) + 1) * self.weight(other);
+        // a/wa < b/wb, without a division. The request itself does not count: with nothing in flight the draw decides,
+        // and that goes by weight already.
+        let cost = |i: usize, other: usize| u64::from(load(i)) * self.weight(other);
         let second_wins = skip(first) || cost(second, first) < cost(first, second);
         Some(if second_wins && !skip(second) { second } else { first })
     }
@@ -195,6 +196,12 @@ mod tests {
         }
         let [heavy, light] = *loads.borrow();
         assert!(heavy.abs_diff(2 * light) <= 3, "{heavy} {light}");
+    }
+
+    #[test]
+    fn least_request_follows_weights_when_nothing_is_in_flight() {
+        let counts = counts(BalancerPolicy::LeastRequest, &[3, 1], 4_000);
+        assert!((2_800..3_200).contains(&counts[0]), "{counts:?}");
     }
 
     proptest! {

@@ -11,8 +11,8 @@ pub struct Args {
     /// Where the file is; `-` is standard input.
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// How faults look: for people, or a JSON array.
-    #[arg(short, long, value_enum, default_value_t)]
+    /// How faults look: `text` for people, `json` for editors and CI (an array).
+    #[arg(short, long, value_enum, default_value_t, hide_possible_values = true)]
     pub output: Output,
 }
 

@@ -54,9 +54,16 @@ pub enum Command {
 /// Where the file is.
 #[derive(Debug, Clone, Args)]
 pub struct ConfigArgs {
-    /// The file.
+    /// Weir's file; `-` is standard input.
     #[arg(short, long, value_name = "FILE", env = "WEIR_CONFIG", default_value = "weir.yaml")]
     pub config: PathBuf,
+}
+
+impl ConfigArgs {
+    /// Whether it is the file that is looked for when nobody names one.
+    fn is_default(&self) -> bool {
+        self.config == std::path::Path::new("weir.yaml")
+    }
 }
 
 /// `weir run`.
@@ -65,7 +72,8 @@ pub struct RunArgs {
     /// Where the file is.
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// The application to start, with its arguments.
+    /// The application to start, with its arguments: PORT tells it where to listen, signals are passed on, and its
+    /// exit code becomes Weir's.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
@@ -73,14 +81,15 @@ pub struct RunArgs {
 /// Commands that talk to a running Weir.
 #[derive(Debug, Clone, Args)]
 pub struct AdminArgs {
-    /// The admin interface of the instance. Default: the one that the file names.
+    /// The instance's admin interface, such as `http://127.0.0.1:9901`. Default: the one that the file names; without a
+    /// file, that address.
     #[arg(long, value_name = "URL")]
     pub admin: Option<String>,
     /// Where the file is.
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// How the answer looks.
-    #[arg(short, long, value_enum, default_value_t)]
+    /// How the answer looks: `text` for people, `json` for machines.
+    #[arg(short, long, value_enum, default_value_t, hide_possible_values = true)]
     pub output: Output,
 }
 

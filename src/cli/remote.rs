@@ -1,6 +1,10 @@
 //! `weir drain` and `weir status`: clients of a running instance's admin interface.
 
-use std::{io::Write, net::SocketAddr, time::Duration};
+use std::{
+    io::Write,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use ::http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use bytes::Bytes;
@@ -12,6 +16,8 @@ use tokio::{net::TcpStream, runtime::Builder, time::timeout};
 
 use super::{AdminArgs, ExitStatus, Output, print, source};
 
+/// Where the admin interface is when no file says otherwise.
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
 /// How long the instance may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -79,7 +85,9 @@ fn call(args: &AdminArgs, method: Method, path: &str) -> Result<Value, ExitStatu
     let asked = async { timeout(PATIENCE, ask(address, method, path)).await };
     match runtime.block_on(asked) {
         Err(_) => Err(unavailable(&format!("{address} did not answer within {PATIENCE:?}"))),
-        Ok(Err(error)) => Err(unavailable(&format!("cannot reach a Weir at {address}: {error}"))),
+        Ok(Err(error)) => Err(unavailable(&format!(
+            "no Weir answers at {address}: {error}; `--admin http://ADDRESS:PORT` names another"
+        ))),
         Ok(Ok((status, body))) if status.is_success() => Ok(body),
         Ok(Ok((status, body))) => {
             let _ = writeln!(std::io::stderr(), "weir: {address} answered {status}: {}", plain(&body));
@@ -99,6 +107,10 @@ fn address(args: &AdminArgs) -> Result<SocketAddr, ExitStatus> {
         let authority = uri.authority().ok_or_else(usage)?.as_str();
         let authority = authority.replacen("localhost", "127.0.0.1", 1);
         return authority.parse().map_err(|_| usage());
+    }
+    // Beside an instance that runs with another file (`weir demo`) there is often none here.
+    if args.config.is_default() && !args.config.config.exists() {
+        return Ok(DEFAULT_ADMIN);
     }
     let loaded = source::load_file(&args.config.config);
     let Some(file) = loaded.file else {

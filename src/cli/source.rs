@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{Read, stdin},
+    io::{ErrorKind, Read, stdin},
     path::Path,
     thread::available_parallelism,
 };
@@ -11,11 +11,25 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use crate::config::{Env, HostFacts, Loaded, MAX_BYTES, PemKind, load};
 
+/// What to do without a file. The five lines are the README's.
+const NO_FILE: &str = "name your file with `-c FILE`; a whole one is as short as this:
+
+    service: orders
+    listeners: { inbound: { listen: 0.0.0.0:8080 } }
+    policy:
+      upstreams: { app: { endpoints: [127.0.0.1:3000] } }
+      routes: { all: { upstream: app } }
+
+to see Weir at work without a file, run `weir demo`";
+
 /// Reads and loads a file; `-` is standard input.
 pub fn load_file(path: &Path) -> Loaded {
     let name = name(path);
     match read(path) {
-        Err(error) => Loaded::unreadable(&name, &error.to_string()),
+        Err(error) => {
+            let help = (error.kind() == ErrorKind::NotFound).then_some(NO_FILE);
+            Loaded::unreadable(&name, &error.to_string(), help)
+        }
         Ok(text) => load_text(&name, &text),
     }
 }

@@ -69,12 +69,12 @@ pub fn load(source_name: &str, text: &[u8], env: &Env<'_>) -> Loaded {
 
 impl Loaded {
     /// What came of a file that could not even be read.
-    pub fn unreadable(source_name: &str, why: &str) -> Self {
+    pub fn unreadable(source_name: &str, why: &str, help: Option<&str>) -> Self {
         let mut sources = Sources::default();
         let source = sources.add(source_name, "");
         let mut faults = Faults::default();
         let origin = Origin { source, ..Origin::default() };
-        faults.push(whole(Code::Unreadable, origin, format!("cannot read the file: {why}"), None));
+        faults.push(whole(Code::Unreadable, origin, format!("cannot read the file: {why}"), help));
         Self { file: None, faults, sources }
     }
 }

@@ -87,6 +87,8 @@ pub(crate) struct Streaming {
     source: Rc<Source>,
     /// How many of the kept frames this attempt has sent.
     sent: usize,
+    /// Which attempt it is for: when a later one has begun, it yields nothing more.
+    attempt: u32,
     /// `Expect: 100-continue`: nothing is read from the client before the endpoint asks for it.
     gate: Option<oneshot::Receiver<()>>,
 }
@@ -100,6 +102,7 @@ pub(crate) struct Source {
     kept: RefCell<Vec<Bytes>>,
     kept_bytes: Cell<usize>,
     replayable: Cell<bool>,
+    attempt: Cell<u32>,
 }
 
 impl Source {
@@ -113,6 +116,7 @@ impl Source {
             kept: RefCell::new(Vec::new()),
             kept_bytes: Cell::new(0),
             replayable: Cell::new(keep),
+            attempt: Cell::new(0),
         })
     }
 
@@ -121,9 +125,12 @@ impl Source {
         self.replayable.get()
     }
 
-    /// The body for one attempt. Its gate, when given, holds it back until it opens; dropped, it stays shut for good.
+    /// The body for one attempt; those of earlier attempts end. Its gate, when given, holds it back until it opens;
+    /// dropped, it stays shut for good.
     pub(crate) fn body(self: &Rc<Self>, gate: Option<oneshot::Receiver<()>>) -> RequestBody {
-        RequestBody::Streaming(Streaming { source: self.clone(), sent: 0, gate })
+        let attempt = self.attempt.get() + 1;
+        self.attempt.set(attempt);
+        RequestBody::Streaming(Streaming { source: self.clone(), sent: 0, attempt, gate })
     }
 
     fn keep(&self, data: &Bytes) {
@@ -150,6 +157,8 @@ pub(crate) enum BodyError {
     TooLarge,
     /// Nothing moved for the route's `idle_timeout`, or the client's deadline ran out.
     Timeout,
+    /// The request is being sent again elsewhere.
+    Superseded,
     /// The endpoint answered without having asked for the body, which its client therefore keeps.
     NotAsked,
     /// A fault in Weir.
@@ -162,6 +171,7 @@ impl std::fmt::Display for BodyError {
             Self::Stream(error) => error.fmt(f),
             Self::TooLarge => f.write_str("body is larger than max_body"),
             Self::Timeout => f.write_str("body timed out"),
+            Self::Superseded => f.write_str("the request is being sent again"),
             Self::NotAsked => f.write_str("nobody asked for the body"),
             Self::Internal => f.write_str("internal error"),
         }
@@ -211,6 +221,10 @@ impl Streaming {
             self.gate = None;
         }
         let source = &*self.source;
+        if self.attempt != source.attempt.get() {
+            // What is left of an attempt that failed must take nothing away from the one that runs.
+            return Poll::Ready(Some(Err(BodyError::Superseded)));
+        }
         if let Some(data) = source.kept.borrow().get(self.sent) {
             self.sent += 1;
             return Poll::Ready(Some(Ok(Frame::data(data.clone()))));

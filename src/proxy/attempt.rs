@@ -45,8 +45,13 @@ pub(super) async fn send(
     mut outgoing: Outgoing,
     limits: &TimeLimits,
 ) -> Result<Answer, ProxyError> {
+    let mut picked = None;
     loop {
-        let candidate = pick(exchange, upstream)?;
+        // A replay stays where it was: the connection was at fault, not the endpoint.
+        let candidate = match picked {
+            Some(candidate) => candidate,
+            None => *picked.insert(pick(exchange, upstream)?),
+        };
         let fresh = exchange.attempts() > 0;
         exchange.attempt_begins(&candidate.endpoint);
         let lane = lane(exchange, upstream, candidate, &outgoing);
@@ -70,7 +75,9 @@ pub(super) async fn send(
                 let replay = upload.is_none()
                     && match &failure {
                         Failure::NotSent(..) => may_replay,
-                        Failure::MaybeSent(_) => may_replay && outgoing.repeatable(),
+                        Failure::MaybeSent(_) => {
+                            may_replay && outgoing.repeatable() && failure.connection_died()
+                        }
                     };
                 if !replay {
                     return Err(not_answered(exchange, upstream, &failure));
@@ -86,7 +93,6 @@ pub(super) async fn send(
 fn pick<'a>(exchange: &Exchange, upstream: &'a Upstream) -> Result<&'a Candidate, ProxyError> {
     let candidates = &upstream.candidates;
     let load = |i: usize| candidates.get(i).map_or(u32::MAX, |candidate| candidate.endpoint.in_flight());
-    // A replay stays where it was if it can: the connection was at fault, not the endpoint.
     let picked = exchange.connection().worker.rng(|rng| upstream.balancer.pick(rng, load, |_| false));
     picked
         .and_then(|i| candidates.get(i))

@@ -1,16 +1,18 @@
 //! A connection that a request uses, and the result of using it.
 
-use std::{rc::Rc, time::Instant};
+use std::{error::Error as _, rc::Rc, time::Instant};
 
 use hyper::{
     Request, Response,
     body::Incoming,
-    client::conn::{TrySendError, http1, http2},
+    client::conn::{TrySendError, http1},
 };
+use tokio::task::AbortHandle;
 
 use super::{
     endpoint::{Counted, InFlight},
     lane::Lane,
+    streams::StreamSlot,
 };
 use crate::http::body::RequestBody;
 
@@ -18,26 +20,20 @@ use crate::http::body::RequestBody;
 #[derive(Debug)]
 pub(super) struct Http1 {
     pub(super) sender: http1::SendRequest<RequestBody>,
-    /// Takes no new request after this.
+    /// Takes no new request after this, but for its first.
     pub(super) expires: Instant,
-    pub(super) idle_since: Instant,
     pub(super) reused: bool,
-    /// While it is idle.
-    pub(super) idle: Option<Counted>,
+    /// The task that drives it.
+    pub(super) driver: AbortHandle,
     pub(super) _open: Rc<OpenSlot>,
 }
 
-/// An HTTP/2 connection: many requests at a time.
-#[derive(Debug)]
-pub(super) struct Http2 {
-    pub(super) sender: http2::SendRequest<RequestBody>,
-    pub(super) expires: Instant,
-    pub(super) idle_since: std::cell::Cell<Instant>,
-    pub(super) streams: std::cell::Cell<u32>,
-    /// How many streams the endpoint allows at a time, as far as is known.
-    pub(super) room: Rc<std::cell::Cell<usize>>,
-    pub(super) used: std::cell::Cell<bool>,
-    pub(super) _open: Rc<OpenSlot>,
+impl Http1 {
+    /// Whether it would take a request now, as far as its task knows.
+    pub(super) fn ready(&self) -> bool {
+        // A new one has room for one request before its task has run for the first time.
+        self.sender.is_ready() || (!self.reused && !self.sender.is_closed())
+    }
 }
 
 /// A connection's place under `max_connections`; free when the connection's task and its users are done.
@@ -49,22 +45,9 @@ pub(super) struct OpenSlot {
 
 impl Drop for OpenSlot {
     fn drop(&mut self) {
+        // Only counts: it may be dropped anywhere. Who drops the last one tells the lane.
         if let Some(lane) = self.lane.upgrade() {
             lane.closed_one();
-        }
-    }
-}
-
-/// One stream of an HTTP/2 connection, until dropped.
-#[derive(Debug)]
-pub(super) struct StreamSlot(pub(super) Rc<Http2>);
-
-impl Drop for StreamSlot {
-    fn drop(&mut self) {
-        let streams = self.0.streams.get().saturating_sub(1);
-        self.0.streams.set(streams);
-        if streams == 0 {
-            self.0.idle_since.set(Instant::now());
         }
     }
 }
@@ -101,7 +84,7 @@ impl Lease {
     pub(super) fn new(lane: &Rc<Lane>, conn: Conn) -> Self {
         let reused = match &conn {
             Conn::Http1(conn) => conn.reused,
-            Conn::Http2(slot) => slot.0.used.replace(true),
+            Conn::Http2(slot) => slot.connection().use_it(),
         };
         Self { lane: lane.clone(), conn: Some(conn), reused, _in_flight: lane.endpoint().begin() }
     }
@@ -121,16 +104,18 @@ impl Lease {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Failure> {
-        let failure = |e: TrySendError<Request<RequestBody>>| {
-            let mut e = e;
-            match e.take_message() {
-                Some(request) => Failure::NotSent(Box::new(request), e.into_error()),
-                None => Failure::MaybeSent(e.into_error()),
-            }
+        let failure = |mut e: TrySendError<Request<RequestBody>>| match e.take_message() {
+            Some(request) => Failure::NotSent(Box::new(request), e.into_error()),
+            None => Failure::MaybeSent(e.into_error()),
         };
         match &mut self.conn {
             Some(Conn::Http1(conn)) => conn.sender.try_send_request(request).await.map_err(failure),
-            Some(Conn::Http2(slot)) => slot.0.sender.clone().try_send_request(request).await.map_err(failure),
+            Some(Conn::Http2(slot)) => {
+                let conn = slot.connection();
+                let sent = conn.sender.clone().try_send_request(request).await.map_err(failure);
+                conn.doubtful.set(sent.is_err());
+                sent
+            }
             // A lease has its connection until it is finished, and finishing consumes it.
             None => std::future::pending().await,
         }
@@ -148,9 +133,33 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(Conn::Http2(slot)) = self.conn.take() {
-            drop(slot);
-            self.lane.serve_streams();
+        match self.conn.take() {
+            None => {}
+            Some(Conn::Http1(conn)) => {
+                // Its task would go on reading the request's body, for as long as the client sends.
+                conn.driver.abort();
+                drop(conn);
+                self.lane.one_ended();
+            }
+            Some(Conn::Http2(slot)) => {
+                drop(slot);
+                self.lane.stream_ended();
+            }
         }
+    }
+}
+
+impl Failure {
+    /// Whether the connection died under the request before a byte of an answer came. A stream that the endpoint
+    /// reset is an answer of a kind, unless it says that it did not look at the request (RFC 9113 §8.7).
+    pub(crate) fn connection_died(&self) -> bool {
+        let error = match self {
+            Self::NotSent(..) => return true,
+            Self::MaybeSent(error) => error,
+        };
+        let reset = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+        let answered = reset
+            .is_some_and(|e| e.is_reset() && e.is_remote() && e.reason() != Some(h2::Reason::REFUSED_STREAM));
+        !error.is_parse() && !answered
     }
 }

@@ -4,7 +4,14 @@ pub mod connector;
 mod endpoint;
 mod lane;
 mod lease;
+mod limits;
+mod opening;
 mod pool;
+mod queue;
+mod stack;
+mod streams;
+#[cfg(test)]
+mod tests;
 
 pub use connector::{ConnectError, Connector};
 pub use endpoint::{Endpoint, InFlight};

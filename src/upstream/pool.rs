@@ -1,15 +1,22 @@
 //! All upstream connections of one worker.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, time::Instant};
-
-use super::{
-    connector::Alpn,
-    lane::{Lane, Limits},
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
 };
+
+use super::{connector::Alpn, lane::Lane, limits::Limits};
 use crate::{
     config::policy::{Pool, UpstreamProtocol},
     snapshot::{Candidate, Upstream, View},
 };
+
+/// How often an HTTP/2 connection with requests on it is asked for a sign of life, and how long that may take: a
+/// dead endpoint is given up before the default `timeout` of a route is over.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// What kind of connection a request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,10 +80,15 @@ impl Pools {
 
     /// Retires the lanes of endpoints that `view` no longer names.
     pub(crate) fn keep_only(&self, view: &View) {
-        let gone: Vec<_> = {
-            let mut lanes = self.lanes.borrow_mut();
-            lanes.extract_if(|(endpoint, _), _| !view.snapshot().has_endpoint(*endpoint)).collect()
-        };
+        self.retire_those(|endpoint| !view.snapshot().has_endpoint(endpoint));
+    }
+
+    fn retire(&self, endpoint: u64) {
+        self.retire_those(|id| id == endpoint);
+    }
+
+    fn retire_those(&self, gone: impl Fn(u64) -> bool) {
+        let gone: Vec<_> = self.lanes.borrow_mut().extract_if(|(endpoint, _), _| gone(*endpoint)).collect();
         for (_, lane) in gone {
             lane.retire();
         }
@@ -86,14 +98,17 @@ impl Pools {
     pub(crate) fn maintain(&self, now: Instant, view: &View) {
         let lanes: Vec<_> = self.lanes.borrow().values().cloned().collect();
         for lane in lanes {
-            if let Some(pool) = view.snapshot().pool_of(lane.endpoint().id()) {
-                lane.set_limits(&self.share(pool));
+            match view.snapshot().pool_of(lane.endpoint().id()) {
+                Some(pool) => lane.set_limits(&self.share(pool)),
+                // A request that began before its endpoint was removed has made it since.
+                None => self.retire(lane.endpoint().id()),
             }
             lane.maintain(now);
         }
     }
 
-    /// This worker's share of counts that hold for the process; at least one connection.
+    /// This worker's share of counts that hold for the process; at least one connection, and one that waits if any
+    /// may.
     fn share(&self, pool: &Pool) -> Limits {
         let share = |whole: u32| {
             let whole = usize::try_from(whole).unwrap_or(usize::MAX);
@@ -103,10 +118,11 @@ impl Pools {
         Limits {
             max_connections: count(pool.max_connections).max(1),
             min_idle: count(pool.min_idle),
-            max_pending: share(pool.max_pending),
+            max_pending: share(pool.max_pending).max(usize::from(pool.max_pending > 0)),
             pending_timeout: pool.pending_timeout,
             idle_timeout: pool.idle_timeout,
             max_age: pool.max_age,
+            keep_alive: KEEP_ALIVE,
         }
     }
 }

@@ -75,9 +75,9 @@ impl Places {
             },
             Thing {
                 what: "edit",
-                command: format!("vi {}", self.file().display()),
-                then: "take c out; save",
-                more: "take instance c out: loaded without dropping a request; break it: refused",
+                command: format!("sed -i '/# c/d' {}", self.file().display()),
+                then: "c is taken out",
+                more: "c is out, and no request was dropped; an editor puts it back; a fault is refused",
             },
             Thing {
                 what: "end Weir",
@@ -179,8 +179,19 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn the_edit_takes_out_one_line() {
+        let shop: Vec<_> =
+            ["a", "b", "c"].into_iter().zip((3001..).map(|p| ([127, 0, 0, 1], p).into())).collect();
+        let text = weir_yaml(&places(), &shop);
+        let hit: Vec<_> = text.lines().filter(|line| line.contains("# c")).collect();
+        assert_eq!(hit, ["        - 127.0.0.1:3003   # c"]);
+    }
+
+    #[test]
     fn commands_fit_a_narrow_terminal() {
-        for thing in places().things(Some(1_234_567)) {
+        let mut places = places();
+        places.folder = PathBuf::from("/tmp/weir-demo-1234567");
+        for thing in places.things(Some(1_234_567)) {
             assert!(thing.command.chars().count() <= 48, "{}", thing.command);
             assert!(thing.what.chars().count() <= 8);
             assert!(thing.then.chars().count() <= 18, "{} does not fit 80 columns", thing.then);

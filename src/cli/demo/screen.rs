@@ -123,7 +123,9 @@ fn history(figures: &Figures, columns: usize) -> Vec<Line> {
 }
 
 fn weir(table: &Table, figures: Option<&WeirFigures>, routes: usize, columns: usize) -> Vec<Line> {
-    let mut lines = vec![table.head("Weir says", "per s")];
+    // An unoptimised build costs many times as much: nobody should take its figures for Weir's.
+    let title = if cfg!(debug_assertions) { "Weir says (debug)" } else { "Weir says" };
+    let mut lines = vec![table.head(title, "per s")];
     let Some(figures) = figures else {
         lines.push(Line::default().then(Tone::Warn, " nothing: it cannot be asked"));
         return lines;
@@ -222,7 +224,10 @@ struct Table {
 impl Table {
     fn new(columns: usize) -> Self {
         const OTHERS: usize = 1 + TITLE + 6 + 1 + 7 + 9 + 9 + 8;
-        Self { bar: columns.saturating_sub(OTHERS).clamp(1, 30) }
+        // A bar of a few blocks says less than the number beside it.
+        const LEAST: usize = 4;
+        let room = columns.saturating_sub(OTHERS);
+        Self { bar: if room < LEAST { 0 } else { room.min(30) } }
     }
 
     fn head(&self, title: &str, rate: &str) -> Line {

@@ -40,6 +40,7 @@ pub(super) struct Show {
     observer: Observer,
     terminal: Option<Terminal>,
     notice: Option<(String, Instant)>,
+    refusal: Option<String>,
     said: Option<u64>,
     crashes: u32,
     state: State,
@@ -74,6 +75,7 @@ impl Show {
             observer: Observer::new(names, start),
             terminal: Terminal::open(),
             notice: notice.map(|notice| (notice, start)),
+            refusal: None,
             said: None,
             crashes: 0,
             state: State::Away(start),
@@ -166,8 +168,23 @@ impl Show {
         };
         let scrape = scrape.filter(|(status, _)| status.is_success()).map(|(_, text)| Scrape::parse(&text));
         let figures = self.observer.look(Instant::now(), self.callers.tally(), scrape);
-        if let Some(notice) = loaded(&figures.policy) {
-            self.notice = Some((notice.to_owned(), Instant::now()));
+        match loaded(&figures.policy) {
+            Some(Taken::Refused) => {
+                let log = std::fs::read_to_string(self.places.log()).unwrap_or_default();
+                self.refusal = Some(weir::last_fault(&log).map_or_else(
+                    || "weir.yaml is refused, the old one stays: see weir.log".to_owned(),
+                    |fault| format!("refused, {fault}"),
+                ));
+            }
+            // Mended by taking the fault back: nothing is new, and nothing is refused any more.
+            Some(Taken::Unchanged) if self.refusal.take().is_some() => {
+                self.notice = Some(("weir.yaml is as it was before".to_owned(), Instant::now()));
+            }
+            Some(Taken::Loaded) => {
+                self.refusal = None;
+                self.notice = Some(("weir.yaml was loaded".to_owned(), Instant::now()));
+            }
+            None | Some(Taken::Unchanged) => {}
         }
     }
 
@@ -182,7 +199,8 @@ impl Show {
             rate: self.rate,
             pid: self.state.pid(),
             moods: self.toys.iter().map(|toy| mood(toy)).collect(),
-            notice: self.notice.as_ref().map(|(notice, _)| notice.as_str()),
+            // A refusal stays in sight until the file is mended; what happens meanwhile comes first for its moment.
+            notice: self.notice.as_ref().map(|(notice, _)| notice.as_str()).or(self.refusal.as_deref()),
         };
         let figures = self.observer.figures();
         if let Some(terminal) = &mut self.terminal {
@@ -280,13 +298,26 @@ fn ended(status: ExitStatus) -> String {
     status.code().map_or_else(|| status.to_string(), |code| format!("exit code {code}"))
 }
 
+/// What came of a changed file.
+#[derive(Debug, PartialEq, Eq)]
+enum Taken {
+    /// It is in force.
+    Loaded,
+    /// It has a fault; what was in force stays.
+    Refused,
+    /// It says what is in force already.
+    Unchanged,
+}
+
 /// Whether a changed file was taken or refused since the last look.
-fn loaded(policy: &BTreeMap<String, f64>) -> Option<&'static str> {
+fn loaded(policy: &BTreeMap<String, f64>) -> Option<Taken> {
     let some = |result: &str| policy.get(result).is_some_and(|more| *more > 0.0);
     if some("refused") {
-        Some("weir.yaml is refused, the old one stays: see weir.log")
+        Some(Taken::Refused)
     } else if some("applied") {
-        Some("weir.yaml was loaded")
+        Some(Taken::Loaded)
+    } else if some("unchanged") {
+        Some(Taken::Unchanged)
     } else {
         None
     }
@@ -307,12 +338,13 @@ mod tests {
     #[test]
     fn a_changed_file_is_told_of() {
         let policy = |applied: f64, refused: f64| {
-            [("applied".to_owned(), applied), ("refused".to_owned(), refused), ("unchanged".to_owned(), 1.0)]
+            [("applied".to_owned(), applied), ("refused".to_owned(), refused), ("unchanged".to_owned(), 0.0)]
                 .into()
         };
         assert_eq!(loaded(&policy(0.0, 0.0)), None);
-        assert_eq!(loaded(&policy(1.0, 0.0)), Some("weir.yaml was loaded"));
-        assert!(loaded(&policy(1.0, 1.0)).unwrap().contains("refused"));
+        assert_eq!(loaded(&[("unchanged".to_owned(), 1.0)].into()), Some(Taken::Unchanged));
+        assert_eq!(loaded(&policy(1.0, 0.0)), Some(Taken::Loaded));
+        assert_eq!(loaded(&policy(1.0, 1.0)), Some(Taken::Refused));
     }
 
     #[tokio::test]

@@ -154,6 +154,23 @@ async fn get_unbounded(address: SocketAddr, path: &str) -> Option<(StatusCode, S
     Some((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
+/// The last fault of the file that the log tells of, in one line: where it is and what.
+pub(super) fn last_fault(log: &str) -> Option<String> {
+    let lines: Vec<&str> = log.lines().collect();
+    let title = |line: &&str| line.starts_with("error[");
+    // Of the last report, the first fault: a report ends with a line of the log proper.
+    let last = lines.iter().rposition(title)?;
+    let begin = lines.get(..last)?.iter().rposition(|line| line.contains(" ERROR ")).map_or(0, |at| at + 1);
+    let report = lines.get(begin..)?;
+    let first = report.iter().position(title)?;
+    let what = report.get(first)?.split_once("]: ")?.1;
+    // The line says enough of the place; the path of the field would fill the screen.
+    let what = what.split_once(": ").filter(|(path, _)| !path.contains(' ')).map_or(what, |(_, what)| what);
+    let place = report.get(first + 1).and_then(|line| line.trim_start().strip_prefix("--> "));
+    let line = place.and_then(|place| place.rsplit(':').nth(1));
+    Some(line.map_or_else(|| what.to_owned(), |line| format!("line {line}: {what}")))
+}
+
 /// The last lines of a log.
 pub(super) fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
@@ -217,6 +234,19 @@ mod tests {
         }
         let (status, took) = weir.end(std::future::ready(())).await.unwrap();
         assert!(!status.success() && took < GRACE, "{status} after {took:?}");
+    }
+
+    #[test]
+    fn the_last_refusal_is_told_in_a_line() {
+        let report = |line: u32, what: &str| {
+            format!("error[WEIR-0202]: {what}\n  --> /tmp/weir.yaml:{line}:27\n   |\n\n")
+        };
+        let end = "2026-01-01T00:00:00.000Z ERROR control: the file has faults: what was in force stays\n";
+        let log = format!("{}{end}{}{}{end}", report(1, "a: x"), report(19, "b: y"), report(20, "c: z"));
+        assert_eq!(last_fault(&log).as_deref(), Some("line 19: y"));
+        assert_eq!(last_fault(&report(1, "a: x")).as_deref(), Some("line 1: x"));
+        assert_eq!(last_fault("error[WEIR-0001]: cannot read").as_deref(), Some("cannot read"));
+        assert_eq!(last_fault(end), None);
     }
 
     #[test]

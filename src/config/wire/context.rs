@@ -58,7 +58,7 @@ impl<'a> Cx<'a> {
     /// The entries of a map.
     pub(crate) fn map<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n Map> {
         let Value::Map(map) = &node.value else {
-            self.wrong_type(node, &format!("a map ({what})"));
+            self.wrong_block(node, &format!("a map ({what})"), short_form(what));
             return None;
         };
         Some(map)
@@ -71,7 +71,7 @@ impl<'a> Cx<'a> {
                 Code::LaterVersion,
                 format!("`{key}` is known, but this version does not have it yet"),
             )
-            .help("take it out, or use a version of Weir that has it")
+            .help(later_help(key))
         } else {
             let known = listed(fields.iter().copied()).replace(" or ", " and ");
             let guess = if self.is_full() { None } else { nearest(key, fields.iter().copied()) };
@@ -92,6 +92,11 @@ impl<'a> Cx<'a> {
 
     /// A node of another type than wanted.
     pub(crate) fn wrong_type(&mut self, node: &Node, wanted: &str) {
+        self.wrong_block(node, wanted, None);
+    }
+
+    /// A node of another type than the block wanted; a text is shown as it would be right in `form`.
+    pub(crate) fn wrong_block(&mut self, node: &Node, wanted: &str, form: Option<(&str, &str)>) {
         if matches!(node.value, Value::Invalid) {
             return;
         }
@@ -101,7 +106,11 @@ impl<'a> Cx<'a> {
             node.origin
         };
         let message = format!("expected {wanted}, found {}", node.kind());
-        self.problem(Problem::new(Code::WrongType, message), origin);
+        let mut problem = Problem::new(Code::WrongType, message);
+        if let (Some((before, behind)), Value::String(text)) = (form, &node.value) {
+            problem = problem.help(format!("write `{before}{}{behind}`", shown(text)));
+        }
+        self.problem(problem, origin);
     }
 
     /// Reports a problem that is at `origin`, in the field where we are.
@@ -118,5 +127,30 @@ impl<'a> Cx<'a> {
         let path = self.path.iter().map(|step| step.name.as_str()).collect::<Vec<_>>().join(".");
         let Problem { code, message, help } = problem;
         self.faults.push(Fault { severity, code, path, origin, message, help });
+    }
+}
+
+/// What stands around a text where a block is wanted that begins with just this: people who know the one thing that
+/// they want to say leave its field out.
+fn short_form(block: &str) -> Option<(&'static str, &'static str)> {
+    match block {
+        "listener" | "admin" | "telemetry" => Some(("{ listen: ", " }")),
+        "upstream" => Some(("{ endpoints: [", "] }")),
+        "route" => Some(("{ upstream: ", " }")),
+        "match" => Some(("{ path: ", " }")),
+        "balancer" => Some(("{ policy: ", " }")),
+        "log" => Some(("{ level: ", " }")),
+        _ => None,
+    }
+}
+
+/// What to do about a field of a later version.
+fn later_help(key: &str) -> &'static str {
+    match key {
+        "store" => {
+            "live policy, from etcd or a directory, comes with a later version: take this out, and change the file \
+             while Weir runs: it is read again"
+        }
+        _ => "take it out, or use a version of Weir that has it",
     }
 }

@@ -66,7 +66,7 @@ impl<T: Wire> Wire for OrOff<T> {
             Value::Bool(false) => Some(Self::Off),
             Value::String(text) if text == "off" => Some(Self::Off),
             Value::String(_) | Value::Bool(_) => {
-                cx.wrong_type(node, "a map or `off`");
+                cx.wrong_block(node, "a map or `off`", Some(("{ listen: ", " }")));
                 None
             }
             _ => T::decode(node, cx).map(Self::On),

@@ -18,7 +18,7 @@ pub(crate) struct List<T, const MIN: usize>(pub(crate) Vec<Spanned<T>>);
 impl<T: Wire, const MIN: usize> Wire for List<T, MIN> {
     fn decode(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
         let Value::Seq(items) = &node.value else {
-            cx.wrong_type(node, "a list");
+            cx.wrong_block(node, "a list", Some(("[", "]")));
             return None;
         };
         if items.len() < MIN {

@@ -1,0 +1,217 @@
+//! From a connected stream to a connection that takes requests, and the task that drives it.
+
+use std::{
+    cell::{Cell, RefCell},
+    pin::{Pin, pin},
+    rc::{Rc, Weak},
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+use hyper::{
+    client::conn::{http1, http2},
+    rt::Executor,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    sync::oneshot,
+    task::{AbortHandle, spawn_local},
+    time::timeout,
+};
+
+use super::{
+    ConnectError,
+    lane::Lane,
+    lease::{Http1, OpenSlot},
+    streams::Http2,
+};
+use crate::{http::body::RequestBody, net::Stream};
+
+/// Most bytes of an answer's headers over HTTP/2, as for requests.
+const MAX_HEADER_LIST: u32 = 64 * 1024;
+
+/// A new connection.
+pub(super) enum Opened {
+    Http1(Http1),
+    Http2(Rc<Http2>),
+}
+
+/// Opens a connection for `lane` in the place that `slot` holds.
+pub(super) async fn open(lane: &Rc<Lane>, slot: Rc<OpenSlot>) -> Result<Opened, ConnectError> {
+    let (stream, http2) = lane.connector().connect(lane.endpoint().address(), lane.alpn()).await?;
+    let expires = Instant::now() + jittered(lane.limits().max_age);
+    if http2 {
+        let patience = lane.connector().connect_timeout();
+        let (sender, room) = timeout(patience, handshake_http2(lane, stream, slot.clone()))
+            .await
+            .map_err(|_| ConnectError::Handshake("the endpoint sent no HTTP/2 settings".to_owned()))??;
+        return Ok(Opened::Http2(Rc::new(Http2::new(sender, lane.endpoint(), expires, room, slot))));
+    }
+    let (sender, connection) = http1::Builder::new()
+        .writev(false)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| ConnectError::Handshake(e.to_string()))?;
+    let driver = drive(lane, connection.with_upgrades(), slot.clone());
+    Ok(Opened::Http1(Http1 { sender, expires, reused: false, driver, _open: slot }))
+}
+
+/// Begins HTTP/2, and waits for the endpoint's settings: before they are there nobody knows how many streams it
+/// takes, and requests beyond them would be stuck behind each other inside of hyper.
+async fn handshake_http2(
+    lane: &Rc<Lane>,
+    stream: Stream,
+    slot: Rc<OpenSlot>,
+) -> Result<(http2::SendRequest<RequestBody>, Rc<Cell<usize>>), ConnectError> {
+    let settings = Rc::new(Settings::default());
+    let keep_alive = lane.limits().keep_alive;
+    let (sender, mut connection) = http2::Builder::new(Http2Executor(settings.clone()))
+        .timer(TokioTimer::new())
+        .adaptive_window(true)
+        .initial_max_send_streams(0)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .keep_alive_interval(keep_alive)
+        .keep_alive_timeout(keep_alive)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| ConnectError::Handshake(e.to_string()))?;
+    let room = Rc::new(Cell::new(0));
+    let told = room.clone();
+    let (arrived, arrival) = oneshot::channel();
+    let mut arrived = Some(arrived);
+    let driven = std::future::poll_fn(move |cx| {
+        settings.watch(cx.waker());
+        let ended = Pin::new(&mut connection).poll(cx);
+        told.set(connection.current_max_send_streams());
+        if told.get() > 0
+            && let Some(arrived) = arrived.take()
+        {
+            settings.know();
+            // Whoever opens the connection may have lost patience.
+            let _ = arrived.send(());
+        }
+        ended
+    });
+    let task = AbortOnDrop(Some(drive(lane, driven, slot)));
+    arrival.await.map_err(|_| ConnectError::Handshake("the endpoint ended the connection".to_owned()))?;
+    task.keep();
+    Ok((sender, room))
+}
+
+/// Runs a connection on a task of its own until it ends.
+fn drive<C>(lane: &Rc<Lane>, connection: C, slot: Rc<OpenSlot>) -> AbortHandle
+where
+    C: Future<Output = hyper::Result<()>> + 'static,
+{
+    let end = End { lane: Rc::downgrade(lane), slot: Some(slot) };
+    let task = spawn_local(async move {
+        // Dropped after the connection, also when the task is aborted.
+        let _end = end;
+        let connection = pin!(connection);
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "upstream connection ended");
+        }
+    });
+    task.abort_handle()
+}
+
+/// Tells the lane that a connection has ended.
+struct End {
+    lane: Weak<Lane>,
+    slot: Option<Rc<OpenSlot>>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.slot = None;
+        if let Some(lane) = self.lane.upgrade() {
+            lane.one_ended();
+        }
+    }
+}
+
+/// Ends a task unless it is to be kept.
+struct AbortOnDrop(Option<AbortHandle>);
+
+impl AbortOnDrop {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
+
+/// Whether an endpoint's first settings have come.
+#[derive(Debug, Default)]
+struct Settings {
+    known: Cell<bool>,
+    watcher: RefCell<Option<Waker>>,
+}
+
+impl Settings {
+    fn watch(&self, waker: &Waker) {
+        if !self.known.get() {
+            self.watcher.borrow_mut().get_or_insert_with(|| waker.clone()).clone_from(waker);
+        }
+    }
+
+    fn know(&self) {
+        self.known.set(true);
+        self.watcher.borrow_mut().take();
+    }
+
+    fn look(&self) {
+        if let Some(waker) = &*self.watcher.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// Runs hyper's HTTP/2 tasks on the thread that they belong to. One of them reads the endpoint's settings; until
+/// these are known, the task that waits for them is told whenever something was read.
+#[derive(Debug, Clone)]
+struct Http2Executor(Rc<Settings>);
+
+impl<F> Executor<F> for Http2Executor
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        if self.0.known.get() {
+            spawn_local(future);
+            return;
+        }
+        let settings = self.0.clone();
+        let mut future = Box::pin(future);
+        spawn_local(std::future::poll_fn(move |cx| {
+            let polled = future.as_mut().poll(cx);
+            settings.look();
+            polled
+        }));
+    }
+}
+
+/// `age` ± 20 %, so that connections that were opened together do not end together.
+fn jittered(age: Duration) -> Duration {
+    age.mul_f64(0.8 + 0.4 * fastrand::f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_differ_by_a_fifth_at_most() {
+        let age = Duration::from_secs(100);
+        let ages: Vec<_> = (0..1_000).map(|_| jittered(age)).collect();
+        assert!(ages.iter().all(|age| (80..=120).contains(&age.as_secs())));
+        let spread = ages.iter().max().unwrap().saturating_sub(*ages.iter().min().unwrap());
+        assert!(spread > Duration::from_secs(30), "{spread:?}");
+    }
+}
