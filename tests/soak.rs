@@ -46,6 +46,12 @@ fn a_hundred_thousand_gets_with_idle_connections_closed_at_random() {
         failures
     });
 
+    if !failures.is_empty() {
+        // The first of them as Weir saw them.
+        for record in weir.access_records().iter().take(5) {
+            eprintln!("{record}");
+        }
+    }
     assert!(failures.is_empty(), "{} of 100,000 failed, first: {:?}", failures.len(), failures.first());
     assert!(origin.requests() >= CLIENTS * EACH);
     assert!(origin.connections() > 100, "the origin closed too few connections to prove anything");

@@ -112,13 +112,15 @@ impl Lane {
         self.connector.secure()
     }
 
-    /// A connection for one request. `fresh` takes no connection from among the idle ones: the one that was taken
-    /// before turned out to be dead, and so may they.
+    /// A connection for one request. `fresh` wants one that carried no request before: the one that was taken last
+    /// turned out to be dead, and so may the others. Only where there is no room for a new one it gets what becomes
+    /// free.
     ///
     /// Cancel-safe: a caller that goes away leaves its connection to the next.
     pub(crate) async fn checkout(self: &Rc<Self>, fresh: bool) -> Result<Lease, CheckoutError> {
         let conn = match self.take(fresh) {
             Some(conn) => conn,
+            None if fresh && !self.shares() && self.has_room() => self.open_own().await?,
             None => self.wait().await?,
         };
         Ok(Lease::new(self, conn))
@@ -141,6 +143,17 @@ impl Lane {
 
     fn free_stream(&self, sure: bool) -> Option<StreamSlot> {
         if self.speaks_http2.get() == Some(false) { None } else { self.multiplexed.free_stream(sure) }
+    }
+
+    /// A new connection for the caller alone.
+    async fn open_own(self: &Rc<Self>) -> Result<Conn, CheckoutError> {
+        match opening::open(self, self.open_slot()).await.map_err(CheckoutError::Connect)? {
+            Opened::Http1(conn) => Ok(Conn::Http1(conn)),
+            opened @ Opened::Http2(_) => {
+                self.opened(Ok(opened));
+                self.wait().await
+            }
+        }
     }
 
     async fn wait(self: &Rc<Self>) -> Result<Conn, CheckoutError> {

@@ -183,6 +183,20 @@ fn each_who_waits_hears_of_a_refusal_once_and_nothing_is_retried_behind_their_ba
 }
 
 #[test]
+fn a_fresh_connection_is_none_that_another_request_has_just_given_back() {
+    run(async {
+        let origin = Origin::http1().await;
+        let lane = lane_to(origin.address, Alpn::Http1, limits());
+        let (used, ask) = (lane.checkout(false).await.unwrap(), lane.clone());
+        let asking = spawn_local(async move { ask.checkout(true).await });
+        exchange(used).await.unwrap();
+        let fresh = asking.await.unwrap().unwrap();
+        assert!(!fresh.reused());
+        assert_eq!(origin.accepted.get(), 2);
+    });
+}
+
+#[test]
 fn a_fresh_connection_is_none_of_the_idle_ones_even_when_there_is_no_room() {
     run(async {
         let origin = Origin::http1().await;
