@@ -19,6 +19,13 @@ pub struct Balancer {
     round: Vec<u32>,
 }
 
+/// The weights of endpoints given as (tier, weight), with those of all tiers but the first put to 0: an endpoint of a
+/// later tier stands by. The first tier is the lowest one that has any weight.
+pub fn first_tier(endpoints: &[(u8, u32)]) -> Vec<u32> {
+    let first = endpoints.iter().filter(|(_, weight)| *weight > 0).map(|(tier, _)| *tier).min();
+    endpoints.iter().map(|(tier, weight)| if Some(*tier) == first { *weight } else { 0 }).collect()
+}
+
 /// The longest round of round robin. Weights whose round would be longer are scaled down to fit.
 const LONGEST_ROUND: u64 = 4096;
 
@@ -155,6 +162,15 @@ mod tests {
             counts[balancer.pick(&mut rng, |_| 0, |_| false).unwrap()] += 1;
         }
         counts
+    }
+
+    #[test]
+    fn later_tiers_stand_by() {
+        assert_eq!(first_tier(&[(0, 1), (1, 5), (0, 2)]), [1, 0, 2]);
+        assert_eq!(first_tier(&[(2, 3), (1, 4)]), [0, 4]);
+        assert_eq!(first_tier(&[(0, 0), (1, 4)]), [0, 4], "a tier without weight is no tier");
+        assert_eq!(first_tier(&[(0, 0)]), [0]);
+        assert!(first_tier(&[]).is_empty());
     }
 
     #[test]

@@ -22,7 +22,8 @@ use crate::{
     listener::{Fingerprint, Listener},
     readiness::Readiness,
     snapshot::Publisher,
-    telemetry::{EndpointState, LogHandle},
+    telemetry::{EndpointState, LogHandle, PoolState},
+    upstream::Endpoint,
     worker::Shared,
 };
 
@@ -100,7 +101,7 @@ impl State {
         documents: Documents,
     ) -> Self {
         let now = SystemTime::now();
-        Self {
+        let this = Self {
             service: bootstrap.service.clone(),
             instance: bootstrap.instance.clone(),
             zone: bootstrap.zone.clone(),
@@ -112,7 +113,10 @@ impl State {
             baseline: Mutex::new(Baseline { documents, loaded: now, refused: None }),
             drain_inbound: Notify::new(),
             leaving_since: OnceLock::new(),
-        }
+        };
+        // Before anybody can ask.
+        bring_gauges_up_to_date(&this);
+        this
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -182,9 +186,11 @@ fn bring_gauges_up_to_date(state: &State) {
     for upstream in &state.shared.snapshot.load().upstreams {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         upstream.metrics.endpoints.of(EndpointState::Unknown).set(count(upstream.candidates.len()));
-        let total: u32 = upstream.candidates.iter().map(|c| c.endpoint.connections()).sum();
-        let idle: u32 = upstream.candidates.iter().map(|c| c.endpoint.idle()).sum();
-        upstream.pool_idle.set(i64::from(idle));
-        upstream.pool_active.set(i64::from(total.saturating_sub(idle)));
+        let sum = |of: fn(&Endpoint) -> u32| upstream.candidates.iter().map(|c| of(&c.endpoint)).sum::<u32>();
+        let (open, idle, connecting) =
+            (sum(Endpoint::connections), sum(Endpoint::idle), sum(Endpoint::connecting));
+        upstream.pool.of(PoolState::Idle).set(i64::from(idle));
+        upstream.pool.of(PoolState::Connecting).set(i64::from(connecting));
+        upstream.pool.of(PoolState::Active).set(i64::from(open.saturating_sub(idle)));
     }
 }

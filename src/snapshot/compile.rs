@@ -4,11 +4,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{Candidate, Registry, Route, Snapshot, Target, Upstream};
 use crate::{
-    balance::Balancer,
+    balance::{Balancer, first_tier},
     config::{Name, Policy, policy},
     listener::Listener,
     route::{Key, Rewriter, RouteTable, split::Split},
-    telemetry::{Metrics, PoolState, Share},
+    telemetry::{Metrics, Share},
     tls::TlsError,
 };
 
@@ -77,16 +77,15 @@ fn upstream(
             }
         })
         .collect();
-    let weights: Vec<_> = config.endpoints.iter().map(|endpoint| endpoint.weight).collect();
+    // Nothing is known to be unhealthy in this version, so later tiers stand by.
+    let tiers: Vec<_> = config.endpoints.iter().map(|endpoint| (endpoint.tier, endpoint.weight)).collect();
     let metrics = metrics.upstream(&config.name);
-    let share = |state| Share::new(metrics.pool.of(state).clone());
     Ok(Upstream {
-        pool_idle: share(PoolState::Idle),
-        pool_active: share(PoolState::Active),
+        pool: metrics.pool.map(|gauge| Share::new(gauge.clone())),
         config: config.clone(),
         connector,
         candidates,
-        balancer: Balancer::new(config.balancer, &weights),
+        balancer: Balancer::new(config.balancer, &first_tier(&tiers)),
         metrics,
     })
 }

@@ -17,7 +17,7 @@ use crate::{
     balance::Balancer,
     config::{self, Name, policy::Pool},
     route::{Key, Rewriter, RouteTable, split::Split},
-    telemetry::{RouteMetrics, Share, UpstreamMetrics},
+    telemetry::{PoolState, RouteMetrics, Share, UpstreamMetrics, labels::PerLabel},
     upstream::{Connector, Endpoint, Lane, Pools, Want},
 };
 
@@ -91,10 +91,8 @@ pub struct Upstream {
     pub balancer: Balancer,
     /// Its metrics.
     pub metrics: Arc<UpstreamMetrics>,
-    /// Idle connections of its endpoints; set by the control side.
-    pub pool_idle: Share,
-    /// Connections of its endpoints that are in use; set by the control side.
-    pub pool_active: Share,
+    /// Connections to its endpoints by state; set by the control side.
+    pub pool: PerLabel<PoolState, Share>,
 }
 
 impl Upstream {

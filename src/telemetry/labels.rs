@@ -133,6 +133,8 @@ label! {
 label! {
     /// A kind of policy document.
     PolicyKind {
+        /// The file, as a whole.
+        File = "file",
         /// An upstream.
         Upstreams = "upstreams",
         /// A route.
@@ -193,6 +195,13 @@ impl<L: Label, T> PerLabel<L, T> {
         let first = make(L::ALL.first().map_or("", |label| label.text()));
         let rest = L::ALL.iter().skip(1).map(|label| make(label.text())).collect();
         Self { first, rest, label: std::marker::PhantomData }
+    }
+
+    /// For each `T` what `make` makes of it.
+    pub fn map<U>(&self, mut make: impl FnMut(&T) -> U) -> PerLabel<L, U> {
+        let first = make(&self.first);
+        let rest = self.rest.iter().map(make).collect();
+        PerLabel { first, rest, label: std::marker::PhantomData }
     }
 
     /// The one for `label`.

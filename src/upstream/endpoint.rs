@@ -14,7 +14,9 @@ pub struct Endpoint {
     id: u64,
     address: EndpointAddress,
     in_flight: AtomicU32,
+    /// Those that are being opened included.
     connections: AtomicU32,
+    connecting: AtomicU32,
     idle: AtomicU32,
     requests: AtomicU64,
     failures: AtomicU64,
@@ -29,6 +31,7 @@ impl Endpoint {
             address,
             in_flight: AtomicU32::new(0),
             connections: AtomicU32::new(0),
+            connecting: AtomicU32::new(0),
             idle: AtomicU32::new(0),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -52,7 +55,12 @@ impl Endpoint {
 
     /// Open connections to it, those in use included.
     pub fn connections(&self) -> u32 {
-        self.connections.load(Ordering::Relaxed)
+        self.connections.load(Ordering::Relaxed).saturating_sub(self.connecting())
+    }
+
+    /// Connections to it that are being opened.
+    pub fn connecting(&self) -> u32 {
+        self.connecting.load(Ordering::Relaxed)
     }
 
     /// Open connections to it that no request uses.
@@ -84,6 +92,11 @@ impl Endpoint {
     pub(super) fn count_open(self: &Arc<Self>) -> Counted {
         self.connections.fetch_add(1, Ordering::Relaxed);
         Counted { endpoint: self.clone(), which: |endpoint| &endpoint.connections }
+    }
+
+    pub(super) fn count_connecting(self: &Arc<Self>) -> Counted {
+        self.connecting.fetch_add(1, Ordering::Relaxed);
+        Counted { endpoint: self.clone(), which: |endpoint| &endpoint.connecting }
     }
 
     pub(super) fn count_idle(self: &Arc<Self>) -> Counted {

@@ -38,6 +38,7 @@ pub(super) enum Opened {
 
 /// Opens a connection for `lane` in the place that `slot` holds.
 pub(super) async fn open(lane: &Rc<Lane>, slot: Rc<OpenSlot>) -> Result<Opened, ConnectError> {
+    let _connecting = lane.endpoint().count_connecting();
     let (stream, http2) = lane.connector().connect(lane.endpoint().address(), lane.alpn()).await?;
     let expires = Instant::now() + jittered(lane.limits().max_age);
     if http2 {

@@ -153,4 +153,10 @@ fn connecting_is_bounded() {
     let weir = File::to(&[address]).upstream("connect_timeout: 200ms").start();
     let answer = Client::http1(weir.at("inbound")).get("a.test", "/");
     assert_eq!((answer.status, answer.reason().as_str()), (504, "connect_timeout"));
+    let weir = File::to(&[address]).upstream("connect_timeout: 1m").start();
+    let client = Client::http1(weir.at("inbound"));
+    let waiting = client.start(client.to("a.test", "GET", "/", &[], empty()));
+    weir.wait_metric("weir_pool_connections", &[("state", "connecting")], 1.0);
+    weir.wait_metric("weir_pool_connections", &[], 1.0);
+    waiting.abort();
 }

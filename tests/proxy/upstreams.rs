@@ -27,6 +27,27 @@ fn round_robin_goes_by_weight() {
 }
 
 #[test]
+fn the_first_tier_takes_everything_and_the_next_stands_by() {
+    let (first, second) = (Origin::answering(200, "first"), Origin::answering(200, "second"));
+    let file = |weight: u32| {
+        format!(
+            "listeners:\n  inbound: {{ listen: \"{{{{inbound}}}}\" }}\npolicy:\n  upstreams:\n    app:\n      \
+             endpoints: [{{ address: \"{}\", tier: 1, weight: 9 }}, {{ address: \"{}\", weight: {weight} }}]\n  \
+             routes:\n    all: {{ upstream: app }}\n",
+            second.address, first.address
+        )
+    };
+    let mut weir = Weir::start(&file(1));
+    let client = Client::http1(weir.at("inbound"));
+    for _ in 0..50 {
+        assert_eq!(client.get("a.test", "/").text(), "first");
+    }
+    weir.reload(&file(0));
+    wait_until("the second tier to take over", || client.get("a.test", "/").text() == "second");
+    assert_eq!(client.get("a.test", "/").text(), "second");
+}
+
+#[test]
 fn least_request_avoids_the_endpoint_that_is_busy() {
     let slow = Origin::silent();
     let quick = Origin::answering(200, "quick");
