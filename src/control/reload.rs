@@ -6,18 +6,19 @@ use super::{Reload, State};
 use crate::{
     config::{Bootstrap, Loaded, fault::Severity},
     snapshot::Outcome,
-    telemetry::UpdateResult,
+    telemetry::{PolicyKind, UpdateResult},
 };
 
 /// Reads the file again. What is wrong is said, and what ran goes on running.
 pub(super) fn baseline(state: &State, bootstrap: &Bootstrap, reload: &Reload) {
     let loaded = (reload.load)();
-    let updates = &state.shared.telemetry.metrics.policy_updates;
+    let metrics = &state.shared.telemetry.metrics;
+    let updates = &metrics.policy_updates;
     let Some(file) = loaded.file.clone() else {
         (reload.report)(&loaded);
         updates.of(UpdateResult::Refused).increment(1);
         tracing::error!("the file has faults: what was in force stays");
-        state.baseline().refused = Some(in_short(&loaded));
+        state.refuse(in_short(&loaded));
         return;
     };
     if file.bootstrap != *bootstrap {
@@ -25,12 +26,14 @@ pub(super) fn baseline(state: &State, bootstrap: &Bootstrap, reload: &Reload) {
     }
     match state.publisher.publish(Arc::new(file.policy)) {
         Ok(outcome) => {
+            metrics.policy_refused.of(PolicyKind::File).set(0.0);
             let mut baseline = state.baseline();
             baseline.documents = file.documents;
             baseline.loaded = SystemTime::now();
             baseline.refused = None;
             match outcome {
                 Outcome::Applied { generation } => {
+                    super::bring_gauges_up_to_date(state);
                     tracing::info!(generation, "the file's policy is in force");
                 }
                 Outcome::Unchanged => {
@@ -41,8 +44,16 @@ pub(super) fn baseline(state: &State, bootstrap: &Bootstrap, reload: &Reload) {
         }
         Err(error) => {
             tracing::error!(%error, "the file's policy cannot be used: what was in force stays");
-            state.baseline().refused = Some(error.to_string());
+            state.refuse(error.to_string());
         }
+    }
+}
+
+impl State {
+    /// Remembers why the newest file is not in force.
+    fn refuse(&self, why: String) {
+        self.shared.telemetry.metrics.policy_refused.of(PolicyKind::File).set(1.0);
+        self.baseline().refused = Some(why);
     }
 }
 

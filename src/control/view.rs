@@ -46,6 +46,9 @@ impl AdminView for State {
                 "routes": snapshot.routes.len(),
                 "upstreams": snapshot.upstreams.len(),
             },
+            "revisions": { "observed": Value::Null, "proven": Value::Null, "applied": Value::Null },
+            "sync_age_seconds": Value::Null,
+            "held": Value::Null,
             "store": Value::Null,
             "listeners": listeners,
         })

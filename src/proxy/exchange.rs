@@ -1,6 +1,7 @@
 //! The books of one exchange: what is known of it, and what is written when it ends.
 
 use std::{
+    net::IpAddr,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
@@ -19,7 +20,7 @@ use crate::{
     error::{Origin, ProxyError, Reason},
     http::{
         body::Flow,
-        forwarded::new_request_id,
+        forwarded::{Sender, new_request_id},
         grpc,
         respond::{self, Asked},
         trace::TraceId,
@@ -44,6 +45,8 @@ pub(crate) struct Exchange {
     pub(super) uri: Uri,
     pub(super) version: Version,
     pub(super) is_grpc: bool,
+    /// Who sent it, as rules see it.
+    pub(super) client: IpAddr,
     pub(super) request_id: Option<HeaderValue>,
     pub(super) trace_id: Option<TraceId>,
     pub(super) host: HeaderValue,
@@ -87,6 +90,7 @@ impl Exchange {
             uri: request.uri().clone(),
             version: request.version(),
             is_grpc: grpc::is_grpc(request.headers()),
+            client: connection.remote.ip().to_canonical(),
             request_id: None,
             trace_id: None,
             host: HeaderValue::from_static(""),
@@ -137,8 +141,9 @@ impl Exchange {
         self.request_id.get_or_insert_with(new_request_id)
     }
 
-    pub(super) fn know_request_id(&mut self, id: HeaderValue) {
-        self.request_id = Some(id);
+    pub(super) fn know_sender(&mut self, sender: Sender) {
+        self.client = sender.client;
+        self.request_id = Some(sender.request_id);
     }
 
     pub(super) fn id_text(&self) -> &str {
@@ -311,10 +316,9 @@ impl Drop for Exchange {
         self.attempt_ends(Outcome::Cancelled);
         let took = self.started.elapsed();
         let status = self.status.unwrap_or(client_closed());
-        if let Some(metrics) = self.route_metrics() {
-            metrics.finished(&self.method, status, took);
-        }
         let listener = &self.connection.listener.metrics;
+        let route = self.route_metrics().map_or(&listener.unrouted, |route| route);
+        route.finished(&self.method, status, took);
         listener.request_bytes.increment(self.flow.request_bytes());
         listener.response_bytes.increment(self.flow.response_bytes());
         if self.ended == Ended::ClientGone && self.connection.stalled() {

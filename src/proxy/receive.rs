@@ -61,7 +61,8 @@ pub(super) fn receive(
     connection.listener.via.check_loop(&parts.headers)?;
     let connection = connection.clone();
     let sender = connection.peer().admit(&mut parts.headers, Some(&authority));
-    exchange.know_request_id(sender.request_id);
+    let client = sender.client;
+    exchange.know_sender(sender);
     if parts.method == Method::CONNECT {
         // A route names paths, and this has none: nothing can match it.
         return Err(ProxyError::new(Reason::NoRoute).because("CONNECT"));
@@ -72,7 +73,7 @@ pub(super) fn receive(
             parts.uri = with_path(&parts.uri, &path).map_err(|e| malformed(&e))?;
         }
     }
-    Ok(Received { parts, body, authority, host, client: sender.client, upgrade })
+    Ok(Received { parts, body, authority, host, client, upgrade })
 }
 
 /// Holds a request over HTTP/2 to the listener's bounds; the parser of HTTP/1 does it by itself.

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -54,8 +54,10 @@ pub struct AccessRecord<'a> {
     pub trace_id: Option<&'a str>,
     /// The listener it came in by.
     pub listener: &'a str,
-    /// The client's address.
-    pub client: SocketAddr,
+    /// The client's address as rules see it: behind trusted peers the one that they name.
+    pub client: IpAddr,
+    /// The other end of the connection.
+    pub peer: SocketAddr,
     /// Its method.
     pub method: &'a Method,
     /// `http` or `https`.
@@ -231,6 +233,7 @@ impl Serialize for AccessRecord<'_> {
         map.serialize_entry("trace_id", &self.trace_id.map(Text))?;
         map.serialize_entry("listener", self.listener)?;
         map.serialize_entry("client", &self.client)?;
+        map.serialize_entry("peer", &self.peer)?;
         map.serialize_entry("method", &Text(self.method.as_str()))?;
         map.serialize_entry("scheme", &Text(self.scheme))?;
         map.serialize_entry("host", &Text(self.host))?;
@@ -300,7 +303,8 @@ pub(crate) mod tests {
             request_id: "0190",
             trace_id: None,
             listener: "in",
-            client: "10.0.0.9:5000".parse().unwrap(),
+            client: "203.0.113.7".parse().unwrap(),
+            peer: "10.0.0.9:5000".parse().unwrap(),
             method: &Method::GET,
             scheme: "http",
             host,
@@ -340,7 +344,7 @@ pub(crate) mod tests {
         assert_eq!(line.matches('\n').count(), 1);
         let expected = serde_json::json!({
             "ts": "2026-01-02T03:04:05.678Z", "request_id": "0190", "trace_id": null, "listener": "in",
-            "client": "10.0.0.9:5000", "method": "GET", "scheme": "http", "host": "a\"b\n", "path": "/x",
+            "client": "203.0.113.7", "peer": "10.0.0.9:5000", "method": "GET", "scheme": "http", "host": "a\"b\n", "path": "/x",
             "proto": "HTTP/1.1", "route": "all", "upstream": "app", "endpoint": null, "status": 502,
             "grpc_status": null, "reason": "connect_refused", "policy": null,
             "attempts": [{"endpoint": "127.0.0.1:1", "outcome": "connect_error", "ms": 1.234, "reused": false}],

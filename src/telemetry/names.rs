@@ -121,7 +121,7 @@ macro_rules! table {
 }
 
 table! {
-    REQUESTS_TOTAL: Counter Counter "weir_requests_total" ["listener", "route", "method", "code"] "requests", "Requests by route, method and status code of the answer. A series appears with its first request.";
+    REQUESTS_TOTAL: Counter Counter "weir_requests_total" ["listener", "route", "method", "code"] "requests", "Requests by route, method and status code of the answer. A series appears with its first request. The route is empty where none had matched.";
     REQUEST_DURATION: Histogram Histogram "weir_request_duration_seconds" ["listener", "route"] "seconds", "Time from the request's headers to the last byte of the answer.", DURATION_BUCKETS;
     UPSTREAM_DURATION: Histogram Histogram "weir_upstream_duration_seconds" ["upstream"] "seconds", "Time from sending an attempt to the first byte of its answer.", DURATION_BUCKETS;
     OVERHEAD: Histogram Histogram "weir_overhead_seconds" ["listener"] "seconds", "Time spent in Weir itself between the request's headers and the answer's, waiting for the upstream left out.", OVERHEAD_BUCKETS;
@@ -136,11 +136,11 @@ table! {
     ATTEMPTS: Counter Counter "weir_attempts_total" ["upstream", "outcome"] "attempts", "Attempts to have a request answered by an endpoint: success, `server_error` (5xx), `connect_error`, `tls_error`, reset, timeout, `protocol_error`, `pool_full`, cancelled (the client left).";
     RETRIES: Counter Counter "weir_retries_total" ["upstream", "outcome"] "retries", "Attempts after the first one, by whether they brought an answer: success, failure. Replays of requests whose reused connection had died are among them.";
     ENDPOINTS: Gauge UpDown "weir_endpoints" ["upstream", "state"] "endpoints", "Endpoints by state: healthy, unknown, unhealthy, ejected.";
-    POOL_CONNECTIONS: Gauge UpDown "weir_pool_connections" ["upstream", "state"] "connections", "Connections to endpoints: idle, active, connecting.";
+    POOL_CONNECTIONS: Gauge UpDown "weir_pool_connections" ["upstream", "state"] "connections", "Connections to endpoints: idle, active, connecting; brought up to date every second.";
     POLICY_UPDATES: Counter Counter "weir_policy_updates_total" ["result"] "updates", "Attempts to take a new policy: applied, unchanged, refused.";
     POLICY_APPLY: Histogram Histogram "weir_policy_apply_seconds" [] "seconds", "Time from a changed policy to the snapshot that requests read.", DURATION_BUCKETS;
     POLICY_SOURCE: Gauge Gauge "weir_policy_source" ["source"] "", "1 for where the policy in force came from: store, cache, baseline.";
-    POLICY_REFUSED: Gauge Gauge "weir_policy_refused" ["kind"] "documents", "Documents of the policy that are refused at present.";
+    POLICY_REFUSED: Gauge Gauge "weir_policy_refused" ["kind"] "documents", "Documents of the policy that are refused at present; `file` is the whole file.";
     TLS_RELOADS: Counter Counter "weir_tls_reloads_total" ["listener", "result"] "reloads", "Times a changed certificate or key was read again: success, failure (the old pair stays).";
     ACCESS_DROPPED: Counter Counter "weir_access_records_dropped_total" ["cause"] "records", "Access records that were not written: `queue_full` (the writer cannot follow), `refusal_limit` (more than 10 refusals a second for one reason).";
     LOG_DROPPED: Counter Counter "weir_log_lines_dropped_total" [] "lines", "Log lines that were not written because the writer cannot follow.";

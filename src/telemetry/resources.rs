@@ -40,12 +40,19 @@ pub struct ListenerMetrics {
     pub accept_errors: Counter,
     /// Connections closed before their first request.
     pub refused: PerLabel<ConnectionRefusal, Counter>,
+    /// Requests that no route had matched; their label is empty.
+    pub unrouted: RouteMetrics,
     /// Answers that Weir made where no route had matched; shared by all listeners.
     pub made: Arc<PerLabel<Reason, Counter>>,
 }
 
 impl ListenerMetrics {
-    pub(super) fn new(registry: &Registry, name: &Name, made: &Arc<PerLabel<Reason, Counter>>) -> Self {
+    pub(super) fn new(
+        registry: &Arc<Registry>,
+        overflow: &Counter,
+        name: &Name,
+        made: &Arc<PerLabel<Reason, Counter>>,
+    ) -> Self {
         let labels = &[name.as_str()];
         Self {
             overhead: registry.resolve(&names::OVERHEAD, labels),
@@ -58,6 +65,7 @@ impl ListenerMetrics {
             refused: PerLabel::new(|why| {
                 registry.resolve(&names::CONNECTIONS_REFUSED, &[name.as_str(), why])
             }),
+            unrouted: RouteMetrics::new(registry, overflow, name, ""),
             made: made.clone(),
         }
     }

@@ -135,9 +135,46 @@ fn an_access_record_tells_the_whole_exchange() {
         (&200.into(), &5.into(), &5.into())
     );
     assert_eq!(record["attempts"].as_array().map(Vec::len), Some(1), "{record}");
-    assert!(record["client"].as_str().unwrap().starts_with("127.0.0.1"), "{record}");
+    assert_eq!(record["client"], "127.0.0.1");
+    assert!(record["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{record}");
     assert!(record["duration_ms"].as_f64().is_some() && record["upstream_ms"].as_f64().is_some(), "{record}");
     assert!(!record.to_string().contains("secret"), "the query is no one's business");
+}
+
+#[test]
+fn an_access_record_names_the_client_that_a_trusted_peer_names() {
+    let (_origin, weir) = with_origin();
+    let client = Client::http1(weir.at("inbound"));
+    let headers = [("x-request-id", "far"), ("x-forwarded-for", "203.0.113.7")];
+    client.send(client.to("a.test", "GET", "/", &headers, empty()));
+    let record = record(&weir, "far");
+    assert_eq!(record["client"], "203.0.113.7", "{record}");
+    assert!(record["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{record}");
+}
+
+#[test]
+fn an_access_record_has_the_status_of_a_grpc_call_from_its_trailers() {
+    let origin = Origin::start(|_| async { Ok(origin::with_trailers(200, "body", &[("grpc-status", "5")])) });
+    let weir = File::to(&[origin.address]).top("log: { access: all }").start();
+    let client = Client::http2(weir.at("inbound"));
+    let headers = [("x-request-id", "call"), ("content-type", "application/grpc"), ("te", "trailers")];
+    client.send(client.to("a.test", "POST", "/shop.Orders/Get", &headers, full("x")));
+    let record = record(&weir, "call");
+    assert_eq!((&record["grpc_status"], &record["status"]), (&5.into(), &200.into()), "{record}");
+}
+
+#[test]
+fn requests_without_a_route_are_counted_too() {
+    let origin = Origin::answering(200, "ok");
+    let weir = File::to(&[origin.address]).route("match: { path: /known }").start();
+    let client = Client::http1(weir.at("inbound"));
+    client.get("a.test", "/known");
+    client.get("a.test", "/unknown");
+    let unrouted = [("listener", "inbound"), ("route", ""), ("method", "GET"), ("code", "404")];
+    weir.wait_metric("weir_requests_total", &unrouted, 1.0);
+    weir.wait_metric("weir_requests_total", &[], 2.0);
+    weir.wait_metric("weir_request_duration_seconds_count", &[("route", "")], 1.0);
+    weir.wait_metric("weir_responses_made_total", &[("route", ""), ("reason", "no_route")], 1.0);
 }
 
 #[test]
@@ -189,6 +226,17 @@ fn the_admin_interface_shows_status_policy_and_upstreams() {
     assert_eq!(status["service"], "test", "{status}");
     assert_eq!(status["draining"], false, "{status}");
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"), "{status}");
+    assert_eq!(status["policy"]["source"], "baseline", "{status}");
+    for (field, inside) in [("revisions", "applied"), ("revisions", "observed"), ("revisions", "proven")] {
+        assert_eq!(
+            status[field].get(inside),
+            Some(&serde_json::Value::Null),
+            "no store, no revision: {status}"
+        );
+    }
+    for field in ["store", "sync_age_seconds", "held"] {
+        assert_eq!(status.get(field), Some(&serde_json::Value::Null), "{field} in {status}");
+    }
     let policy = weir.admin_get("/policy").json();
     assert!(policy.to_string().contains(&origin.address.to_string()), "{policy}");
     let upstreams = weir.admin_get("/upstreams").json();
