@@ -62,7 +62,8 @@ impl Drop for Other {
 fn nginx() -> Other {
     let nginx = Other::start("nginx", &["-g", "daemon off;", "-c"], |folder, address| {
         fs::create_dir(format!("{folder}/www")).unwrap();
-        fs::write(format!("{folder}/www/index.html"), "a page of ten thousand words\n".repeat(1_000)).unwrap();
+        fs::write(format!("{folder}/www/index.html"), "a page of ten thousand words\n".repeat(1_000))
+            .unwrap();
         format!(
             "worker_processes 1; master_process off; pid {folder}/pid; error_log stderr;
              events {{ worker_connections 256; }}
@@ -91,7 +92,8 @@ fn nginx_serves_files_through_weir() {
     let whole = raw.get("a.test", "/index.html");
     assert_eq!((whole.status(), whole.text().len()), (200, 29_000));
     let tag = whole.header("etag").unwrap();
-    let fresh = ask(&mut raw, &format!("GET /index.html HTTP/1.1\r\nhost: a\r\nif-none-match: {tag}\r\n\r\n"));
+    let fresh =
+        ask(&mut raw, &format!("GET /index.html HTTP/1.1\r\nhost: a\r\nif-none-match: {tag}\r\n\r\n"));
     assert_eq!(fresh.status(), 304);
     let part = ask(&mut raw, "GET /index.html HTTP/1.1\r\nhost: a\r\nrange: bytes=2-5\r\n\r\n");
     assert_eq!((part.status(), part.text().as_str()), (206, "page"));
@@ -110,7 +112,7 @@ fn nginx_serves_files_through_weir() {
 
 /// HAProxy that balances over `weirs` and asks each `/readyz`.
 fn haproxy(weirs: &[&Weir]) -> Other {
-    let servers: String = weirs
+    let servers: Vec<_> = weirs
         .iter()
         .enumerate()
         .map(|(i, weir)| {
@@ -119,6 +121,7 @@ fn haproxy(weirs: &[&Weir]) -> Other {
             format!("  server weir{i} {at} check inter 50ms fall 1 rise 1 port {probe_port}\n")
         })
         .collect();
+    let servers = servers.concat();
     Other::start("haproxy", &["-f"], |_, address| {
         format!(
             "defaults\n  mode http\n  timeout connect 1s\n  timeout client 10s\n  timeout server 10s\n\
