@@ -31,6 +31,7 @@ pub(super) fn baseline(state: &State, bootstrap: &Bootstrap, reload: &Reload) {
             baseline.refused = None;
             match outcome {
                 Outcome::Applied { generation } => {
+                    super::bring_gauges_up_to_date(state);
                     tracing::info!(generation, "the file's policy is in force");
                 }
                 Outcome::Unchanged => {
