@@ -146,7 +146,7 @@ impl ResponseBody {
         let cut_short = exchange.flow().fault() == Some(UploadFault::ClientGone);
         exchange.ends(if cut_short { Ended::ClientGone } else { Ended::Complete });
         let body = (!body.is_empty()).then_some(body);
-        let exchange = body.is_some().then(|| exchange);
+        let exchange = body.is_some().then_some(exchange);
         Self { source: BodySource::Whole(body), exchange }
     }
 
