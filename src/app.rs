@@ -206,6 +206,8 @@ impl Bound {
         let runtime =
             Builder::new_current_thread().enable_all().build().map_err(system("control runtime"))?;
         let state = self.state.clone();
+        // Before anybody can ask for them.
+        crate::control::bring_gauges_up_to_date(&state);
         let served = runtime.block_on(async {
             let (stop, stopped) = tokio::sync::watch::channel(false);
             for (socket, surface) in [(self.admin, Surface::Admin), (self.telemetry, Surface::Telemetry)] {

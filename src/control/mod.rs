@@ -181,7 +181,8 @@ fn contents(path: &std::path::Path) -> Option<Vec<u8>> {
     std::fs::read(path).ok()
 }
 
-fn bring_gauges_up_to_date(state: &State) {
+/// Sets the gauges that nobody keeps up to date as things happen.
+pub(crate) fn bring_gauges_up_to_date(state: &State) {
     state.shared.telemetry.metrics.upkeep(Instant::now());
     for upstream in &state.shared.snapshot.load().upstreams {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);

@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// An endpoint's answer, on its way to the client.
-pub(super) fn forward(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
+pub(super) fn forward(mut exchange: Box<Exchange>, answer: Answer) -> Response<ResponseBody> {
     let Answer { response, lease, limits, tunnel, unasked } = answer;
     let (mut head, body) = response.into_parts();
     hygiene::remove_hop_by_hop(&mut head.headers);
@@ -60,7 +60,7 @@ pub(super) fn forward(mut exchange: Exchange, answer: Answer) -> Response<Respon
 }
 
 /// An answer that Weir makes.
-pub(super) fn made(mut exchange: Exchange, error: &ProxyError) -> Response<ResponseBody> {
+pub(super) fn made(mut exchange: Box<Exchange>, error: &ProxyError) -> Response<ResponseBody> {
     let made = respond::respond(error, exchange.asked(error.reason));
     let (head, body) = made.into_parts();
     exchange.makes(error, head.status);
@@ -76,7 +76,7 @@ pub(super) fn made(mut exchange: Exchange, error: &ProxyError) -> Response<Respo
 }
 
 /// The answer to a request that went as far as its client wished.
-pub(super) fn here(mut exchange: Exchange) -> Response<ResponseBody> {
+pub(super) fn here(mut exchange: Box<Exchange>) -> Response<ResponseBody> {
     let method = exchange.method().clone();
     let (head, body) = respond::answer_here(&method, Some(exchange.request_id())).into_parts();
     exchange.answers(head.status);
@@ -142,17 +142,17 @@ impl ResponseBody {
         Self { source: BodySource::Whole(None), exchange: None }
     }
 
-    fn whole(body: Bytes, mut exchange: Exchange) -> Self {
+    fn whole(body: Bytes, mut exchange: Box<Exchange>) -> Self {
         let cut_short = exchange.flow().fault() == Some(UploadFault::ClientGone);
         exchange.ends(if cut_short { Ended::ClientGone } else { Ended::Complete });
         let body = (!body.is_empty()).then_some(body);
-        let exchange = body.is_some().then(|| Box::new(exchange));
+        let exchange = body.is_some().then_some(exchange);
         Self { source: BodySource::Whole(body), exchange }
     }
 
     fn streaming(
         incoming: Incoming,
-        exchange: Exchange,
+        exchange: Box<Exchange>,
         lease: Lease,
         limits: TimeLimits,
         unasked: Option<oneshot::Sender<()>>,
@@ -165,7 +165,7 @@ impl ResponseBody {
                 unasked,
                 stalled: None,
             })),
-            exchange: Some(Box::new(exchange)),
+            exchange: Some(exchange),
         };
         body.settle_if_done();
         body

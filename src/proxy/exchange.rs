@@ -74,7 +74,8 @@ pub(super) struct Attempt {
 }
 
 impl Exchange {
-    pub(super) fn begin(connection: Rc<Connection>, request: &Request<Incoming>) -> Self {
+    /// Boxed from the start: it is large, and moves from the handler into the answer's body.
+    pub(super) fn begin(connection: Rc<Connection>, request: &Request<Incoming>) -> Box<Self> {
         let started = Instant::now();
         connection.begin(request.version() == Version::HTTP_11, !request.body().is_end_stream());
         let listener = &connection.listener;
@@ -82,7 +83,7 @@ impl Exchange {
             listener.served.store(true, Ordering::Relaxed);
         }
         let in_flight = listener.metrics.in_flight.hold();
-        Self {
+        Box::new(Self {
             view: connection.worker.view(),
             started,
             flow: Flow::new(started),
@@ -105,7 +106,7 @@ impl Exchange {
             refused_on_purpose: false,
             _in_flight: in_flight,
             connection,
-        }
+        })
     }
 
     pub(super) fn connection(&self) -> &Rc<Connection> {

@@ -29,7 +29,7 @@ pub(super) struct Tunnel {
 }
 
 /// Carries bytes both ways. Each side's end of sending is passed on, so that half-closed tunnels work.
-pub(super) fn carry(tunnel: Tunnel, mut exchange: Exchange, lease: Lease, limits: TimeLimits) {
+pub(super) fn carry(tunnel: Tunnel, mut exchange: Box<Exchange>, lease: Lease, limits: TimeLimits) {
     exchange.connection().becomes_tunnel();
     tokio::task::spawn_local(async move {
         let connection = exchange.connection().clone();
