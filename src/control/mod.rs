@@ -101,7 +101,7 @@ impl State {
         documents: Documents,
     ) -> Self {
         let now = SystemTime::now();
-        let this = Self {
+        Self {
             service: bootstrap.service.clone(),
             instance: bootstrap.instance.clone(),
             zone: bootstrap.zone.clone(),
@@ -113,10 +113,7 @@ impl State {
             baseline: Mutex::new(Baseline { documents, loaded: now, refused: None }),
             drain_inbound: Notify::new(),
             leaving_since: OnceLock::new(),
-        };
-        // Before anybody can ask.
-        bring_gauges_up_to_date(&this);
-        this
+        }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

@@ -1,10 +1,10 @@
-//! The wish to leave HTTP (WebSocket and others): RFC 9110 §7.8.
+//! The wish to leave HTTP (WebSocket and others): `Upgrade` (RFC 9110 §7.8) and extended `CONNECT` (RFC 8441).
 
 use std::fmt;
 
 use ::http::{
     HeaderMap, HeaderValue, StatusCode, Version,
-    header::{CONNECTION, UPGRADE},
+    header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE},
 };
 
 use super::hygiene::list;
@@ -66,6 +66,37 @@ pub fn requested(version: Version, headers: &HeaderMap) -> Option<UpgradeProtoco
     }
     let kept: Vec<_> = offered.into_iter().filter(|protocol| !is_http(protocol)).collect();
     (!kept.is_empty()).then(|| HeaderValue::from_bytes(&kept.join(&b", "[..])).ok().map(UpgradeProtocol))?
+}
+
+/// What a request by extended `CONNECT` wants to change to: the value of `:protocol`. `None` where it is no token, or
+/// HTTP itself.
+pub fn by_connect(protocol: &str) -> Option<UpgradeProtocol> {
+    let token = !protocol.is_empty()
+        && protocol.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(&b));
+    (token && !is_http(protocol.as_bytes()))
+        .then(|| HeaderValue::from_str(protocol).ok().map(UpgradeProtocol))?
+}
+
+/// Makes headers of an extended `CONNECT` those of an `Upgrade`. WebSocket has a handshake of its own in HTTP/1 alone
+/// (RFC 8441 §5), so its key has to be made: 16 random bytes in base64 (RFC 6455 §4.1).
+pub fn from_connect(protocol: &UpgradeProtocol, headers: &mut HeaderMap, rng: &mut fastrand::Rng) {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    if !protocol.is_websocket() {
+        return;
+    }
+    // 21 characters of 6 bits, and one of 2 bits: its others are padding.
+    let mut draw = |step: usize| ALPHABET.get(rng.usize(..64) / step * step).copied().unwrap_or(b'A');
+    let mut key: Vec<u8> = (0..21).map(|_| draw(1)).collect();
+    key.extend([draw(16), b'=', b'=']);
+    if let Ok(key) = HeaderValue::from_bytes(&key) {
+        headers.insert(SEC_WEBSOCKET_KEY, key);
+    }
+}
+
+/// Makes headers of `101 Switching Protocols`, without what was hop-by-hop, those of the answer to an extended
+/// `CONNECT`.
+pub fn to_connect(headers: &mut HeaderMap) {
+    headers.remove(SEC_WEBSOCKET_ACCEPT);
 }
 
 /// Whether a protocol is HTTP itself, or TLS around it.
@@ -130,6 +161,35 @@ mod tests {
             );
         }
         assert_eq!(requested(Version::HTTP_11, &map(&[("connection", "upgrade")])), None);
+    }
+
+    #[test]
+    fn extended_connect_becomes_an_upgrade() {
+        for (protocol, wanted) in [
+            ("websocket", true),
+            ("connect-udp", true),
+            ("h2c", false),
+            ("HTTP/2", false),
+            ("tls", false),
+            ("", false),
+            ("a b", false),
+            ("a, b", false),
+        ] {
+            assert_eq!(by_connect(protocol).is_some(), wanted, "{protocol}");
+        }
+        let mut rng = fastrand::Rng::with_seed(5);
+        let mut keys = std::collections::HashSet::new();
+        for _ in 0..100 {
+            let mut headers = HeaderMap::new();
+            from_connect(&by_connect("websocket").unwrap(), &mut headers, &mut rng);
+            let key = headers[SEC_WEBSOCKET_KEY].to_str().unwrap().to_owned();
+            assert!(key.len() == 24 && key.ends_with("==") && b"AQgw".contains(&key.as_bytes()[21]), "{key}");
+            keys.insert(key);
+        }
+        assert_eq!(keys.len(), 100);
+        let mut headers = HeaderMap::new();
+        from_connect(&by_connect("connect-udp").unwrap(), &mut headers, &mut rng);
+        assert!(headers.is_empty(), "the key is WebSocket's");
     }
 
     #[test]

@@ -229,6 +229,7 @@ impl Connection {
             .timer(TokioTimer::new())
             .max_concurrent_streams(config.max_streams)
             .max_header_list_size(header_list)
+            .enable_connect_protocol()
             .serve_connection(TokioIo::new(io), service);
         let mut served = pin!(served);
         std::future::poll_fn(|cx| {

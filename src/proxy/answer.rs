@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use ::http::{HeaderValue, Method, Response, Version, header};
+use ::http::{HeaderValue, Method, Response, StatusCode, Version, header};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -22,7 +22,7 @@ use crate::{
     error::{ProxyError, Reason},
     http::{
         body::{BodyError, UploadFault},
-        forwarded, hygiene, respond,
+        forwarded, hygiene, respond, upgrade,
     },
     route::rewrite,
     telemetry::Ended,
@@ -41,7 +41,14 @@ pub(super) fn forward(mut exchange: Box<Exchange>, answer: Answer) -> Response<R
         rewrite::apply_edits(&route.config.response_headers, &mut head.headers);
     }
     if let Some(tunnel) = tunnel {
-        tunnel.protocol.restore(&mut head.headers);
+        if exchange.version() == Version::HTTP_2 {
+            upgrade::to_connect(&mut head.headers);
+            hygiene::for_http2(&mut head.headers);
+            head.status = StatusCode::OK;
+            exchange.answers(head.status);
+        } else {
+            tunnel.protocol.restore(&mut head.headers);
+        }
         exchange.head_goes_out();
         tunnel::carry(tunnel, exchange, lease, limits);
         return finished(head, ResponseBody::empty());

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use ::http::{Response, StatusCode};
+use ::http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
@@ -202,6 +202,11 @@ fn answer(
         Err(error) => return Err(broken(exchange, &error)),
     };
     exchange.answered(response.status(), response.headers());
+    if exchange.method() == Method::CONNECT && accepted.is_none() && response.status().is_success() {
+        // To its client any 2xx would say that the tunnel is there (RFC 9110 §9.3.6).
+        let what = "the endpoint does not switch protocols";
+        return Err(ProxyError::new(Reason::UpstreamProtocol).by(upstream.name()).because(what));
+    }
     let tunnel = accepted.and_then(|protocol| {
         let (_, client) = outgoing.upgrade?;
         Some(Tunnel { protocol, client, endpoint: hyper::upgrade::on(&mut response) })

@@ -43,8 +43,13 @@ pub(super) fn receive(
     mut request: Request<Incoming>,
 ) -> Result<Received, ProxyError> {
     let malformed = |what: &dyn std::fmt::Display| ProxyError::new(Reason::Malformed).because(what);
-    let upgrade = upgrade::requested(request.version(), request.headers())
-        .map(|protocol| (protocol, hyper::upgrade::on(&mut request)));
+    let extended =
+        request.extensions().get::<hyper::ext::Protocol>().map(|p| upgrade::by_connect(p.as_str()));
+    let wish = match &extended {
+        Some(protocol) => protocol.clone(),
+        None => upgrade::requested(request.version(), request.headers()),
+    };
+    let upgrade = wish.map(|protocol| (protocol, hyper::upgrade::on(&mut request)));
     let (mut parts, body) = request.into_parts();
     check_size(exchange, &parts)?;
     framing::check(parts.version, &parts.headers).map_err(|e| malformed(&e))?;
@@ -63,6 +68,11 @@ pub(super) fn receive(
     let sender = connection.peer().admit(&mut parts.headers, Some(&authority));
     let client = sender.client;
     exchange.know_sender(sender);
+    if let (Some(_), Some((protocol, _))) = (extended, &upgrade) {
+        // From here on it is what it would have been over HTTP/1 (RFC 8441 §5).
+        parts.method = Method::GET;
+        exchange.connection().worker.rng(|rng| upgrade::from_connect(protocol, &mut parts.headers, rng));
+    }
     if parts.method == Method::CONNECT {
         // A route names paths, and this has none: nothing can match it.
         return Err(ProxyError::new(Reason::NoRoute).because("CONNECT"));

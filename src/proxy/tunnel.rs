@@ -1,4 +1,4 @@
-//! After `101 Switching Protocols`: bytes both ways, until one side ends or nothing moves.
+//! After `101 Switching Protocols`, or an extended `CONNECT` that was accepted: bytes both ways, until one side ends or nothing moves.
 
 use std::{
     cell::Cell,
@@ -30,7 +30,11 @@ pub(super) struct Tunnel {
 
 /// Carries bytes both ways. Each side's end of sending is passed on, so that half-closed tunnels work.
 pub(super) fn carry(tunnel: Tunnel, mut exchange: Box<Exchange>, lease: Lease, limits: TimeLimits) {
-    exchange.connection().becomes_tunnel();
+    // Over HTTP/2 one stream is a tunnel, not the connection.
+    let whole = !exchange.connection().is_multiplexed();
+    if whole {
+        exchange.connection().becomes_tunnel();
+    }
     tokio::task::spawn_local(async move {
         let connection = exchange.connection().clone();
         let flow = exchange.flow().clone();
@@ -49,7 +53,7 @@ pub(super) fn carry(tunnel: Tunnel, mut exchange: Box<Exchange>, lease: Lease, l
                 Err(_) => Ended::UpstreamReset,
             },
             () = limits.tunnel_silent(&flow) => Ended::Timeout,
-            () = connection.closed() => Ended::Timeout,
+            () = connection.closed(), if whole => Ended::Timeout,
         };
         exchange.ends(ended);
         drop(lease);

@@ -9,11 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hyper::HeaderMap;
+use hyper::{HeaderMap, Request};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
     PATIENCE,
-    client::{Client, empty, fed, full},
+    client::{Body, Client, empty, fed, full},
+    driver,
     origin::{self, Origin},
     raw::Raw,
     raw_origin::RawOrigin,
@@ -318,6 +321,80 @@ fn any_upgrade_passes_with_half_closes() {
     raw.send("e5 and ").send("resigns").finish_sending();
     assert_eq!(raw.rest(), b"you said e5 and resigns");
     weir.wait_metric("weir_requests_in_flight", &[], 0.0);
+}
+
+/// An extended `CONNECT` (RFC 8441) for `protocol`.
+fn extended_connect(client: &Client, path: &str, protocol: &'static str) -> Request<Body> {
+    let headers = [("sec-websocket-version", "13"), ("x-request-id", "tunnel")];
+    let mut request = client.to("a.test", "CONNECT", path, &headers, empty());
+    request.extensions_mut().insert(hyper::ext::Protocol::from_static(protocol));
+    request
+}
+
+#[test]
+fn an_extended_connect_over_http2_becomes_an_upgrade() {
+    let origin = RawOrigin::start(|connection| {
+        while let Some(head) = connection.head() {
+            if head.header("upgrade").is_none() {
+                connection.raw.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+                continue;
+            }
+            assert!(head.start.starts_with("GET /chat HTTP/1.1"), "{}", head.start);
+            assert_eq!(head.header("upgrade").as_deref(), Some("websocket"));
+            assert!(head.header("connection").unwrap().eq_ignore_ascii_case("upgrade"));
+            assert_eq!(head.header("sec-websocket-version").as_deref(), Some("13"));
+            assert_eq!(head.header("sec-websocket-key").map(|key| key.len()), Some(24));
+            connection.raw.send(
+                "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                 sec-websocket-accept: x\r\nsec-websocket-protocol: chat\r\n\r\nhello, ",
+            );
+            let words = connection.raw.rest();
+            connection.raw.send(format!("you said {}", String::from_utf8(words).unwrap()));
+            return;
+        }
+    });
+    let weir = File::to(&[origin.address]).top("log: { access: all }").start();
+    let client = Client::http2(weir.at("inbound"));
+    assert_eq!(client.get("a.test", "/").text(), "ok");
+    let request = extended_connect(&client, "/chat", "websocket");
+    let connected = client.clone();
+    let (head, said) = driver::run(async move {
+        let mut response = connected.exchange(request).await.unwrap();
+        let mut tunnel = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
+        tunnel.write_all(b"e5 and ").await.unwrap();
+        tunnel.write_all(b"resigns").await.unwrap();
+        tunnel.shutdown().await.unwrap();
+        let mut said = String::new();
+        tunnel.read_to_string(&mut said).await.unwrap();
+        (response.into_parts().0, said)
+    });
+    assert_eq!((head.status.as_u16(), said.as_str()), (200, "hello, you said e5 and resigns"));
+    assert_eq!(head.headers["sec-websocket-protocol"], "chat");
+    for gone in ["upgrade", "connection", "sec-websocket-accept"] {
+        assert!(!head.headers.contains_key(gone), "{gone}: {:?}", head.headers);
+    }
+    weir.wait_metric("weir_requests_in_flight", &[], 0.0);
+    assert_eq!(client.get("a.test", "/").text(), "ok", "the connection lives on");
+    let record = wait_for("the record of the tunnel", || {
+        weir.access_records().into_iter().find(|record| record["request_id"] == "tunnel")
+    });
+    assert_eq!((&record["ended"], &record["request_bytes"]), (&"complete".into(), &14.into()), "{record}");
+}
+
+#[test]
+fn an_extended_connect_that_the_origin_declines_never_looks_accepted() {
+    let origin = Origin::start(|request| async move {
+        Ok(origin::answer(if request.uri().path() == "/no" { 403 } else { 200 }, "no upgrade here"))
+    });
+    let weir = File::to(&[origin.address]).start();
+    let client = Client::http2(weir.at("inbound"));
+    assert_eq!(client.get("a.test", "/").status, 200);
+    let declined = client.send(extended_connect(&client, "/no", "websocket"));
+    assert_eq!((declined.status, declined.text().as_str()), (403, "no upgrade here"));
+    let ignored = client.send(extended_connect(&client, "/ignored", "websocket"));
+    assert_eq!((ignored.status, ignored.reason().as_str()), (502, "upstream_protocol"));
+    let http = client.send(extended_connect(&client, "/", "h2c"));
+    assert_eq!((http.status, http.reason().as_str()), (404, "no_route"));
 }
 
 #[test]
