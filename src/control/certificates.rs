@@ -1,12 +1,15 @@
 //! Certificates that change while Weir runs.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use crate::{
+    config::Name,
     listener::{Fingerprint, Listener},
+    snapshot::Snapshot,
     telemetry::{Counter, Metrics, ReloadResult, labels::PerLabel},
 };
 
@@ -47,6 +50,36 @@ impl Certificate {
                     tracing::warn!(
                         listener = %name, error = text, "the certificate cannot be used: the old one stays"
                     );
+                }
+            }
+        }
+    }
+}
+
+/// The certificates and authorities of the upstreams.
+#[derive(Debug, Default)]
+pub(super) struct Upstreams(BTreeMap<Name, Fault>);
+
+impl Upstreams {
+    /// Looks at the files of all upstreams, and takes those that changed and are whole.
+    pub(super) fn refresh(&mut self, snapshot: &Snapshot) {
+        self.0.retain(|name, _| snapshot.upstreams.iter().any(|upstream| upstream.name() == name));
+        for upstream in &snapshot.upstreams {
+            let name = upstream.name();
+            match upstream.connector.refresh() {
+                Ok(changed) => {
+                    self.0.remove(name);
+                    if changed {
+                        tracing::info!(upstream = %name, "the files of `tls` have changed");
+                    }
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    if self.0.entry(name.clone()).or_default().is_news(&text, Instant::now()) {
+                        tracing::warn!(
+                            upstream = %name, error = text, "the files of `tls` cannot be used: what they were stays"
+                        );
+                    }
                 }
             }
         }

@@ -16,7 +16,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
-use self::certificates::Certificate;
+use self::certificates::{Certificate, Upstreams};
 use crate::{
     config::{Bootstrap, Documents, Loaded, Name},
     listener::{Fingerprint, Listener},
@@ -144,6 +144,7 @@ pub(crate) async fn run(
         certificates.into_iter().map(|(listener, known)| Certificate::new(listener, known)).collect();
     let inbound_drain = drain::inbound_when_asked(&state, bootstrap.drain.delay);
     let mut inbound_drain = std::pin::pin!(inbound_drain);
+    let mut upstreams = Upstreams::default();
     let mut ignored = false;
     let order = loop {
         tokio::select! {
@@ -162,6 +163,7 @@ pub(crate) async fn run(
                 for certificate in &mut certificates {
                     certificate.refresh(&state.shared.telemetry.metrics);
                 }
+                upstreams.refresh(&state.shared.snapshot.load());
                 let now = reload.path.as_deref().and_then(contents);
                 if now.is_some() && now != seen {
                     seen = now;

@@ -1,7 +1,13 @@
 //! From an endpoint's address to a connection that HTTP can be spoken on.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
+use arc_swap::ArcSwap;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
@@ -56,7 +62,24 @@ pub(crate) enum Alpn {
 #[derive(Debug)]
 pub struct Connector {
     connect_timeout: Duration,
-    tls: Option<Tls>,
+    tls: Option<ReloadingTls>,
+}
+
+/// An upstream's TLS configuration, exchanged whole when its files change.
+#[derive(Debug)]
+struct ReloadingTls {
+    files: ClientTls,
+    /// What was last taken: compared whole, so that no change is missed.
+    taken: Mutex<Pems>,
+    current: ArcSwap<Tls>,
+}
+
+/// What the files of an upstream's `tls` hold.
+#[derive(Debug, PartialEq, Eq)]
+struct Pems {
+    ca: Option<Vec<u8>>,
+    cert: Option<Vec<u8>>,
+    key: Option<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -70,7 +93,13 @@ struct Tls {
 impl Connector {
     /// Reads what TLS needs; fails when a file cannot be used.
     pub fn new(connect_timeout: Duration, tls: Option<&ClientTls>) -> Result<Self, TlsError> {
-        Ok(Self { connect_timeout, tls: tls.map(Tls::load).transpose()? })
+        Ok(Self { connect_timeout, tls: tls.map(ReloadingTls::load).transpose()? })
+    }
+
+    /// Reads the files of `tls` again; takes them when they changed and are whole, for the connections that are opened
+    /// from now on. Says whether they had changed.
+    pub fn refresh(&self) -> Result<bool, TlsError> {
+        self.tls.as_ref().map_or(Ok(false), ReloadingTls::refresh)
     }
 
     pub(crate) fn connect_timeout(&self) -> Duration {
@@ -94,6 +123,7 @@ impl Connector {
         let Some(tls) = &self.tls else {
             return Ok((Stream::Plain(tcp), alpn == Alpn::Http2));
         };
+        let tls = tls.current.load_full();
         let config = match alpn {
             Alpn::Http1 => &tls.http1,
             Alpn::Http2 => &tls.http2,
@@ -137,11 +167,42 @@ impl Connector {
     }
 }
 
-impl Tls {
+impl Pems {
+    fn read(files: &ClientTls) -> Result<Self, TlsError> {
+        let content = |path: Option<&PathBuf>| path.map(|path| read(path)).transpose();
+        let identity = files.identity.as_ref();
+        Ok(Self {
+            ca: content(files.ca.as_ref())?,
+            cert: content(identity.map(|(cert, _)| cert))?,
+            key: content(identity.map(|(_, key)| key))?,
+        })
+    }
+}
+
+impl ReloadingTls {
     fn load(files: &ClientTls) -> Result<Self, TlsError> {
-        let authorities = match &files.ca {
-            Some(path) => roots(path, &read(path)?)?,
-            None => system_roots()?,
+        let pems = Pems::read(files)?;
+        let current = ArcSwap::from_pointee(Tls::build(files, &pems)?);
+        Ok(Self { files: files.clone(), taken: Mutex::new(pems), current })
+    }
+
+    fn refresh(&self) -> Result<bool, TlsError> {
+        let pems = Pems::read(&self.files)?;
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if *taken == pems {
+            return Ok(false);
+        }
+        self.current.store(Arc::new(Tls::build(&self.files, &pems)?));
+        *taken = pems;
+        Ok(true)
+    }
+}
+
+impl Tls {
+    fn build(files: &ClientTls, pems: &Pems) -> Result<Self, TlsError> {
+        let authorities = match (&files.ca, &pems.ca) {
+            (Some(path), Some(pem)) => roots(path, pem)?,
+            _ => system_roots()?,
         };
         let builder = || {
             ClientConfig::builder_with_provider(provider())
@@ -149,13 +210,13 @@ impl Tls {
                 .map(|versions| versions.with_root_certificates(authorities.clone()))
                 .map_err(|e| TlsError::Authorities(e.to_string()))
         };
-        let mut config = match &files.identity {
-            None => builder()?.with_no_client_auth(),
-            Some((cert, key)) => {
-                let chain = certificates(cert, &read(cert)?)?;
-                let key = private_key(key, &read(key)?)?;
+        let mut config = match (&files.identity, &pems.cert, &pems.key) {
+            (Some((cert, key)), Some(cert_pem), Some(key_pem)) => {
+                let chain = certificates(cert, cert_pem)?;
+                let key = private_key(key, key_pem)?;
                 builder()?.with_client_auth_cert(chain, key).map_err(|e| TlsError::Pair(e.to_string()))?
             }
+            _ => builder()?.with_no_client_auth(),
         };
         let mut offering = |protocols: &[&[u8]]| {
             config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();

@@ -110,6 +110,16 @@ fn forwarded_headers_of_a_trusted_peer_are_continued() {
 }
 
 #[test]
+fn the_attempt_is_told_and_not_what_the_client_says_of_it() {
+    let (origin, weir) = with_origin();
+    let client = Client::http1(weir.at("inbound"));
+    for headers in [&[][..], &[("x-weir-attempt", "9")]] {
+        client.send(client.to("a.test", "GET", "/", headers, empty()));
+        assert_eq!(origin.last().header("x-weir-attempt"), "1");
+    }
+}
+
+#[test]
 fn forwarded_headers_of_others_are_replaced() {
     let origin = Origin::answering(200, "ok");
     let weir = File::to(&[origin.address]).listener("trust: [\"192.0.2.0/24\"]").start();

@@ -137,6 +137,51 @@ fn connections_over_the_bound_are_refused() {
     weir.wait_metric("weir_connections", &[("listener", "inbound")], 3.0);
 }
 
+/// An HTTP/2 frame (RFC 9113 §4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// The head of `GET /` for the host `a`, in HPACK (RFC 7541 §6).
+const HEAD: &[u8] = &[0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
+const SETTINGS: u8 = 4;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const CONTINUATION: u8 = 9;
+
+/// Sends what `next` makes until the connection ends, which must happen within 20,000 frames.
+fn flood(weir: &crate::support::weir::Weir, mut next: impl FnMut(u32) -> Vec<u8>) {
+    let mut raw = Raw::connect(weir.at("inbound"));
+    raw.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").send(frame(SETTINGS, 0, 0, &[]));
+    let ended = (0..20_000).any(|n| raw.try_send(next(n)).is_err());
+    assert!(ended, "20,000 frames of a flood were taken");
+}
+
+#[test]
+fn floods_of_resets_and_continuations_end_the_connection() {
+    let origin = Origin::silent();
+    let weir = File::to(&[origin.address]).start();
+    flood(&weir, |n| {
+        let stream = 2 * n + 1;
+        [frame(HEADERS, 0x5, stream, HEAD), frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat()
+    });
+    // The head never ends.
+    flood(&weir, |n| {
+        if n == 0 {
+            frame(HEADERS, 0x1, 1, HEAD)
+        } else {
+            frame(CONTINUATION, 0, 1, &[0x40, 0x01, b'x', 0x01, b'y'])
+        }
+    });
+    weir.wait_metric("weir_connections", &[], 0.0);
+    weir.wait_metric("weir_requests_in_flight", &[], 0.0);
+}
+
 #[test]
 fn a_listener_speaks_only_what_it_is_told() {
     let origin = Origin::answering(200, "ok");

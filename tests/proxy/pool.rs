@@ -85,6 +85,9 @@ fn a_get_on_a_reused_connection_that_dies_is_sent_again() {
         assert_eq!(client.get("a.test", "/").status, 200);
     }
     assert_eq!((origin.seen().len(), origin.connections()), (3, 2));
+    let attempts: Vec<_> =
+        origin.seen().iter().filter_map(|request| request.header("x-weir-attempt")).collect();
+    assert_eq!(attempts, ["1", "1", "2"]);
     weir.wait_metric("weir_retries_total", &[("upstream", "app")], 1.0);
 }
 

@@ -127,6 +127,49 @@ fn an_endpoint_that_wants_a_certificate_gets_ours() {
 }
 
 #[test]
+fn authorities_that_change_are_taken_and_a_broken_file_never() {
+    let (certs, strangers) = (Certs::new(), Certs::new());
+    let setup =
+        Setup { tls: Some(certs.server(&certs.localhost(), &["http/1.1"], false)), ..Setup::default() };
+    // A connection of its own for each request: one that is open keeps what it was opened with.
+    let origin = Origin::with(setup, |_| async {
+        Ok(origin::answer_with(200, &[("connection", "close")], crate::support::client::full("secret")))
+    });
+    let ca = strangers.ca().with_file_name("trusted.pem");
+    let put = |content: &[u8]| {
+        let fresh = ca.with_extension("new");
+        std::fs::write(&fresh, content).unwrap();
+        std::fs::rename(fresh, &ca).unwrap();
+    };
+    put(&std::fs::read(strangers.ca()).unwrap());
+    let tls = format!("tls: {{ ca: {}, server_name: localhost }}", ca.display());
+    let weir = File::to(&[origin.address]).upstream(&tls).start();
+    let client = Client::http1(weir.at("inbound"));
+    assert_eq!(client.get("a.test", "/").reason(), "upstream_tls");
+    put(&std::fs::read(certs.ca()).unwrap());
+    wait_until("the new authority to be trusted", || client.get("a.test", "/").status == 200);
+    put(b"half of it");
+    wait_until("the broken file to be told", || weir.stderr().contains("cannot be used"));
+    assert_eq!(client.get("a.test", "/").text(), "secret");
+}
+
+#[test]
+fn without_an_endpoint_that_has_weight_there_is_nothing_to_send_to() {
+    let origin = Origin::answering(200, "ok");
+    let weir = Weir::start(&format!(
+        "listeners:\n  inbound: {{ listen: \"{{{{inbound}}}}\" }}\npolicy:\n  upstreams:\n    app: {{ endpoints: [{{ \
+         address: \"{}\", weight: 0 }}] }}\n  routes:\n    all: {{ upstream: app }}\n",
+        origin.address
+    ));
+    let answer = Client::http1(weir.at("inbound")).get("a.test", "/");
+    assert_eq!((answer.status, answer.reason().as_str()), (503, "no_healthy_endpoint"));
+    assert_eq!((answer.header("retry-after"), answer.header("x-weir-retry")), ("1", "no"));
+    assert_eq!(answer.json()["policy"], "app");
+    assert!(answer.header("proxy-status").contains("error=destination_unavailable"), "{:?}", answer.headers);
+    assert_eq!(origin.requests(), 0);
+}
+
+#[test]
 fn a_certificate_for_another_name_is_refused() {
     let certs = Certs::new();
     let setup =

@@ -203,7 +203,8 @@ wire! {
         endpoints: List<EndpointWire, 1> = required,
         /// What is spoken to them: auto (ALPN under TLS; in clear HTTP/2 for gRPC, else HTTP/1.1), http1 or http2.
         protocol: UpstreamProtocol = default(UpstreamProtocol::Auto),
-        /// TLS to the endpoints; `{}` is enough for public certificates. Default: clear text.
+        /// TLS to the endpoints; `{}` is enough for public certificates. The files are read again when they change.
+        /// Default: clear text.
         tls: ClientTlsWire,
         /// How an endpoint is chosen.
         balancer: BalancerWire = empty,
