@@ -191,6 +191,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::http::fields;
 
     fn trust() -> Arc<Trust> {
         let nets = ["127.0.0.0/8", "10.0.0.0/8", "fd00::/8", "::ffff:192.168.0.0/112"];
@@ -201,16 +202,8 @@ mod tests {
         Peer::new(address.parse().unwrap(), &Scheme::HTTP, &trust())
     }
 
-    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(*name, HeaderValue::from_static(value));
-        }
-        headers
-    }
-
     fn forwarded(peer: &Peer, lines: &[(&'static str, &'static str)]) -> [String; 3] {
-        let mut headers = map(lines);
+        let mut headers = fields(lines);
         peer.admit(&mut headers, Some(&HeaderValue::from_static("shop:80")));
         [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST].map(|name| {
             headers.get_all(name).iter().map(|v| v.to_str().unwrap()).collect::<Vec<_>>().join("|")
@@ -281,7 +274,7 @@ mod tests {
             ("forwarded", "for=127.0.0.1"),
         ];
         assert_eq!(forwarded(&peer("9.9.9.9"), &lines), ["9.9.9.9", "http", "shop:80"]);
-        let mut headers = map(&lines);
+        let mut headers = fields(&lines);
         headers.insert("x-weir-timeout-ms", HeaderValue::from_static("1"));
         headers.insert("x-request-id", HeaderValue::from_static("chosen"));
         let sender = peer("9.9.9.9").admit(&mut headers, None);

@@ -103,14 +103,7 @@ pub fn count_forwards(method: &Method, headers: &mut HeaderMap) -> Forwards {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(*name, HeaderValue::from_static(value));
-        }
-        headers
-    }
+    use crate::http::fields;
 
     #[test]
     fn one_way_to_end_a_message() {
@@ -140,11 +133,11 @@ mod tests {
             (&[(TE, "chunked"), (CL, "5")], Err(E::BothLengths)),
         ];
         for (lines, expected) in cases {
-            assert_eq!(check(Version::HTTP_11, &map(lines)), *expected, "{lines:?}");
+            assert_eq!(check(Version::HTTP_11, &fields(lines)), *expected, "{lines:?}");
         }
         for version in [Version::HTTP_10, Version::HTTP_2] {
-            assert_eq!(check(version, &map(&[(TE, "chunked")])), Err(E::TransferEncodingVersion));
-            assert_eq!(check(version, &map(&[(CL, "1")])), Ok(()));
+            assert_eq!(check(version, &fields(&[(TE, "chunked")])), Err(E::TransferEncodingVersion));
+            assert_eq!(check(version, &fields(&[(CL, "1")])), Ok(()));
         }
     }
 
@@ -159,7 +152,7 @@ mod tests {
             (Method::TRACE, "-1", Forwards::Pass, "-1"),
             (Method::TRACE, "x", Forwards::Pass, "x"),
         ] {
-            let mut headers = map(&[("max-forwards", value)]);
+            let mut headers = fields(&[("max-forwards", value)]);
             assert_eq!(count_forwards(&method, &mut headers), expected, "{method} {value}");
             assert_eq!(headers[MAX_FORWARDS], left);
         }

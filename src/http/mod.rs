@@ -16,3 +16,13 @@ pub mod trace;
 pub mod upgrade;
 pub mod uri;
 pub mod via;
+
+/// Fields for tests, in their order.
+#[cfg(test)]
+fn fields(lines: &[(&'static str, &'static str)]) -> ::http::HeaderMap {
+    let mut headers = ::http::HeaderMap::new();
+    for (name, value) in lines {
+        headers.append(*name, ::http::HeaderValue::from_static(value));
+    }
+    headers
+}

@@ -129,14 +129,7 @@ pub fn accepted(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(*name, HeaderValue::from_static(value));
-        }
-        headers
-    }
+    use crate::http::fields;
 
     #[test]
     fn reads_the_wish() {
@@ -153,14 +146,14 @@ mod tests {
             (Version::HTTP_10, "upgrade", "websocket", None),
             (Version::HTTP_2, "upgrade", "websocket", None),
         ] {
-            let found = requested(version, &map(&[("connection", connection), ("upgrade", upgrade)]));
+            let found = requested(version, &fields(&[("connection", connection), ("upgrade", upgrade)]));
             assert_eq!(
                 found.as_ref().map(|p| p.value().to_str().unwrap()),
                 expected,
                 "{version:?} {upgrade}"
             );
         }
-        assert_eq!(requested(Version::HTTP_11, &map(&[("connection", "upgrade")])), None);
+        assert_eq!(requested(Version::HTTP_11, &fields(&[("connection", "upgrade")])), None);
     }
 
     #[test]
@@ -194,20 +187,21 @@ mod tests {
 
     #[test]
     fn survives_hygiene() {
-        let mut headers = map(&[("connection", "upgrade, x-hop"), ("upgrade", "websocket"), ("x-hop", "1")]);
+        let mut headers =
+            fields(&[("connection", "upgrade, x-hop"), ("upgrade", "websocket"), ("x-hop", "1")]);
         let asked = requested(Version::HTTP_11, &headers).unwrap();
         assert!(asked.is_websocket());
         super::super::hygiene::remove_hop_by_hop(&mut headers);
         assert!(headers.is_empty());
         asked.restore(&mut headers);
-        assert_eq!(headers, map(&[("connection", "upgrade"), ("upgrade", "websocket")]));
+        assert_eq!(headers, fields(&[("connection", "upgrade"), ("upgrade", "websocket")]));
     }
 
     #[test]
     fn only_what_was_asked_for_is_accepted() {
         let asked = UpgradeProtocol(HeaderValue::from_static("foo, websocket"));
         let switch = StatusCode::SWITCHING_PROTOCOLS;
-        let to = |protocol| map(&[("connection", "upgrade"), ("upgrade", protocol)]);
+        let to = |protocol| fields(&[("connection", "upgrade"), ("upgrade", protocol)]);
         assert_eq!(accepted(Some(&asked), StatusCode::OK, &to("evil")), Ok(None));
         assert!(accepted(Some(&asked), switch, &to("WebSocket")).unwrap().unwrap().is_websocket());
         assert_eq!(accepted(Some(&asked), switch, &to("evil")), Err(UnexpectedSwitch));

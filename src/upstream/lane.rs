@@ -10,7 +10,7 @@
 
 use std::{
     cell::{Cell, Ref, RefCell},
-    rc::{Rc, Weak},
+    rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,20 +22,11 @@ use super::{
     connector::Alpn,
     lease::{Conn, Http1, Lease, OpenSlot},
     limits::{Floor, Limits},
-    opening::{self, Opened},
-    queue::Queue,
+    opening::{self, Opened, Underway},
+    queue::{CheckoutError, Queue},
     stack::Stack,
     streams::{MAX_STREAMS, Multiplexed, StreamSlot},
 };
-
-/// Why a request got no connection.
-#[derive(Debug)]
-pub(crate) enum CheckoutError {
-    /// All connections are in use, and too many requests wait already or this one waited too long.
-    Full,
-    /// Connecting failed.
-    Connect(ConnectError),
-}
 
 /// The connections of one kind from one worker to one endpoint.
 #[derive(Debug)]
@@ -48,7 +39,7 @@ pub(crate) struct Lane {
     multiplexed: Multiplexed,
     queue: Queue,
     open: Cell<u32>,
-    connecting: Cell<u32>,
+    connecting: Underway,
     /// What the endpoint speaks, once that is known.
     speaks_http2: Cell<Option<bool>>,
     /// The endpoint has left the policy: nothing is kept.
@@ -79,7 +70,7 @@ impl Lane {
             multiplexed: Multiplexed::default(),
             queue: Queue::default(),
             open: Cell::new(0),
-            connecting: Cell::new(0),
+            connecting: Underway::default(),
             speaks_http2: Cell::new(speaks_http2),
             retired: Cell::new(false),
             floor: Floor::default(),
@@ -189,14 +180,15 @@ impl Lane {
 
     /// How many requests the connections that are being opened can serve.
     fn coming(&self) -> usize {
-        let connecting = usize::try_from(self.connecting.get()).unwrap_or(usize::MAX);
+        let connecting = usize::try_from(self.connecting.count()).unwrap_or(usize::MAX);
         if self.shares() { connecting.saturating_mul(MAX_STREAMS) } else { connecting }
     }
 
     /// Begins a connection because somebody waits; says whether it could.
     fn begin_for_waiter(self: &Rc<Self>) -> bool {
         // Where one connection may serve everybody, nobody begins a second before the first is there.
-        if self.shares() && (self.connecting.get() > 0 || self.paused.get() && self.multiplexed.some_live()) {
+        if self.shares() && (self.connecting.count() > 0 || self.paused.get() && self.multiplexed.some_live())
+        {
             return false;
         }
         self.begin()
@@ -213,8 +205,8 @@ impl Lane {
         if !self.has_room() {
             return false;
         }
-        let before = self.connecting.get();
-        let (begun, slot) = (Connecting::new(self), self.open_slot());
+        let before = self.connecting.count();
+        let (begun, slot) = (self.connecting.begin(), self.open_slot());
         let lane = self.clone();
         spawn_local(async move {
             let opened = opening::open(&lane, slot).await;
@@ -222,7 +214,7 @@ impl Lane {
             lane.opened(opened);
         });
         // A runtime that shuts down drops the task at once: then nothing is on its way.
-        self.connecting.get() > before
+        self.connecting.count() > before
     }
 
     fn opened(self: &Rc<Self>, opened: Result<Opened, ConnectError>) {
@@ -380,7 +372,7 @@ impl Lane {
 
     /// Begins connections that nobody waits for until `floor` are idle; of HTTP/2 connections one is enough.
     fn fill_floor(self: &Rc<Self>, now: Instant, floor: usize) {
-        let connecting = usize::try_from(self.connecting.get()).unwrap_or(usize::MAX);
+        let connecting = usize::try_from(self.connecting.count()).unwrap_or(usize::MAX);
         let missing = if self.shares() {
             usize::from(floor > 0 && connecting == 0 && !self.multiplexed.some_live())
         } else {
@@ -403,23 +395,5 @@ impl Lane {
         self.retired.set(true);
         self.idle.clear();
         self.multiplexed.close_idle();
-    }
-}
-
-/// A connection that is being opened.
-struct Connecting(Weak<Lane>);
-
-impl Connecting {
-    fn new(lane: &Rc<Lane>) -> Self {
-        lane.connecting.set(lane.connecting.get() + 1);
-        Self(Rc::downgrade(lane))
-    }
-}
-
-impl Drop for Connecting {
-    fn drop(&mut self) {
-        if let Some(lane) = self.0.upgrade() {
-            lane.connecting.set(lane.connecting.get().saturating_sub(1));
-        }
     }
 }

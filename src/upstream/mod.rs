@@ -15,6 +15,7 @@ mod tests;
 
 pub use connector::{ConnectError, Connector};
 pub use endpoint::{Endpoint, InFlight};
-pub(crate) use lane::{CheckoutError, Lane};
+pub(crate) use lane::Lane;
 pub(crate) use lease::{Failure, Lease};
 pub(crate) use pool::{Pools, Want};
+pub(crate) use queue::CheckoutError;

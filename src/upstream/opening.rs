@@ -36,6 +36,31 @@ pub(super) enum Opened {
     Http2(Rc<Http2>),
 }
 
+/// How many connections are being opened for whoever waits.
+#[derive(Debug, Default)]
+pub(super) struct Underway(Rc<Cell<u32>>);
+
+impl Underway {
+    pub(super) fn count(&self) -> u32 {
+        self.0.get()
+    }
+
+    /// One more, until what this returns is dropped.
+    pub(super) fn begin(&self) -> Begun {
+        self.0.set(self.0.get() + 1);
+        Begun(self.0.clone())
+    }
+}
+
+/// A connection that is being opened.
+pub(super) struct Begun(Rc<Cell<u32>>);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
 /// Opens a connection for `lane` in the place that `slot` holds.
 pub(super) async fn open(lane: &Rc<Lane>, slot: Rc<OpenSlot>) -> Result<Opened, ConnectError> {
     let _connecting = lane.endpoint().count_connecting();

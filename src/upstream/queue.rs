@@ -12,6 +12,15 @@ use tokio::sync::oneshot;
 
 use super::{ConnectError, lane::Lane, lease::Conn};
 
+/// Why a request got no connection.
+#[derive(Debug)]
+pub(crate) enum CheckoutError {
+    /// All connections are in use, and too many requests wait already or this one waited too long.
+    Full,
+    /// Connecting failed.
+    Connect(ConnectError),
+}
+
 /// What a wait ends with.
 type Turn = Result<Conn, ConnectError>;
 /// One that waits, as seen by those who have something to give.

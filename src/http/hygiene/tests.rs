@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::http::fields;
 
 const HOP_BY_HOP: [&str; 9] = [
     "connection",
@@ -14,14 +15,6 @@ const HOP_BY_HOP: [&str; 9] = [
     "http2-settings",
 ];
 
-fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for (name, value) in lines {
-        headers.append(*name, HeaderValue::from_static(value));
-    }
-    headers
-}
-
 /// Names and values, sorted.
 fn lines(headers: &HeaderMap) -> Vec<(&str, &str)> {
     let mut lines: Vec<_> = headers.iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
@@ -31,7 +24,7 @@ fn lines(headers: &HeaderMap) -> Vec<(&str, &str)> {
 
 #[test]
 fn hop_by_hop_fields_go() {
-    let mut headers = map(&[
+    let mut headers = fields(&[
         ("connection", "keep-alive, X-Hop , upgrade"),
         ("connection", "x-other"),
         ("keep-alive", "timeout=5"),
@@ -65,7 +58,7 @@ fn connection_cannot_remove_what_is_end_to_end() {
         ("x-request-id", "r"),
         ("x-weir-timeout-ms", "5"),
     ];
-    let mut headers = map(&kept);
+    let mut headers = fields(&kept);
     for (name, _) in kept {
         headers.append(CONNECTION, HeaderValue::from_static(name));
     }
@@ -82,7 +75,7 @@ fn te_keeps_nothing_but_trailers() {
         ("trailers;q=1", false),
         ("", false),
     ] {
-        let mut headers = map(&[("te", value), ("connection", "te")]);
+        let mut headers = fields(&[("te", value), ("connection", "te")]);
         remove_hop_by_hop(&mut headers);
         assert_eq!(headers.get(TE).is_some_and(|v| v == "trailers"), kept, "{value}");
         assert_eq!(headers.contains_key(TE), kept);
@@ -91,10 +84,10 @@ fn te_keeps_nothing_but_trailers() {
 
 #[test]
 fn te_is_named_by_connection_towards_http1() {
-    let mut headers = map(&[("te", "trailers"), ("connection", "upgrade")]);
+    let mut headers = fields(&[("te", "trailers"), ("connection", "upgrade")]);
     for_http1(&mut headers);
     assert_eq!(lines(&headers), [("connection", "te"), ("connection", "upgrade"), ("te", "trailers")]);
-    let mut plain = map(&[("accept", "*/*")]);
+    let mut plain = fields(&[("accept", "*/*")]);
     for_http1(&mut plain);
     assert_eq!(lines(&plain), [("accept", "*/*")]);
 }
@@ -102,24 +95,24 @@ fn te_is_named_by_connection_towards_http1() {
 #[test]
 fn http2_has_neither_host_nor_connection() {
     let mut headers =
-        map(&[("host", "h"), ("connection", "te"), ("te", "trailers"), ("transfer-encoding", "chunked")]);
+        fields(&[("host", "h"), ("connection", "te"), ("te", "trailers"), ("transfer-encoding", "chunked")]);
     for_http2(&mut headers);
     assert_eq!(lines(&headers), [("te", "trailers")]);
 }
 
 #[test]
 fn cookie_crumbs_become_one_line() {
-    let mut headers = map(&[("cookie", "a=1"), ("cookie", "b=2; c=3"), ("cookie", "d=4")]);
+    let mut headers = fields(&[("cookie", "a=1"), ("cookie", "b=2; c=3"), ("cookie", "d=4")]);
     join_cookies(&mut headers);
     assert_eq!(lines(&headers), [("cookie", "a=1; b=2; c=3; d=4")]);
-    let mut single = map(&[("cookie", "a=1")]);
+    let mut single = fields(&[("cookie", "a=1")]);
     join_cookies(&mut single);
     assert_eq!(lines(&single), [("cookie", "a=1")]);
 }
 
 #[test]
 fn trailers_say_nothing_that_belongs_in_front() {
-    let mut trailers = map(&[
+    let mut trailers = fields(&[
         ("grpc-status", "0"),
         ("x-sum", "1"),
         ("content-length", "5"),
@@ -134,7 +127,7 @@ fn trailers_say_nothing_that_belongs_in_front() {
 
 #[test]
 fn strangers_cannot_speak_for_a_proxy() {
-    let mut headers = map(&[
+    let mut headers = fields(&[
         ("x-weir-timeout-ms", "1"),
         ("x_weir_attempt", "1"),
         ("x-weir_retry", "1"),
