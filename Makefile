@@ -16,6 +16,14 @@ demo: setup-build ## a toy shop, Weir before it, a steady load and a live summar
 	cargo build --bin weir
 	@cargo run --quiet --bin weir -- demo $(ARGS)
 
+.PHONY: release
+release: setup-build ## an optimised target/dist/weir, its symbols beside it in weir.debug
+	cargo build --release
+	@mkdir -p target/dist
+	objcopy --only-keep-debug target/release/weir target/dist/weir.debug
+	objcopy --strip-all --add-gnu-debuglink=target/dist/weir.debug target/release/weir target/dist/weir
+	@ls -l target/dist
+
 .PHONY: test
 test: setup-test ## all tests: doc tests, then unit and integration tests
 	cargo test --quiet --doc
