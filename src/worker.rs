@@ -4,7 +4,7 @@
 //! holds, and of that a request touches only atomics.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     net::SocketAddr,
     rc::{Rc, Weak},
     sync::{
@@ -110,7 +110,6 @@ pub struct Worker {
     free_seats: RefCell<Vec<usize>>,
     draining: Notify,
     rng: RefCell<fastrand::Rng>,
-    now: Cell<Instant>,
 }
 
 impl Worker {
@@ -126,7 +125,6 @@ impl Worker {
             free_seats: RefCell::new(Vec::new()),
             draining: Notify::new(),
             rng: RefCell::new(fastrand::Rng::new()),
-            now: Cell::new(Instant::now()),
         })
     }
 
@@ -230,7 +228,6 @@ impl Worker {
 
     fn inspect(self: &Rc<Self>) {
         let now = Instant::now();
-        self.now.set(now);
         self.each_connection(|connection| connection.inspect(now));
         self.pools.maintain(now, &self.view());
     }

@@ -42,17 +42,17 @@ use crate::{
 /// How long a client has to take the answer that ends its connection.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// What the worker tells a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the worker tells a connection, the weakest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Signal {
+    /// Look at the socket: there is something to flush.
+    Look,
     /// Finish what runs, then close; close at once when idle.
     Finish,
     /// The request's head took too long.
     HeadTooSlow,
     /// Close now.
     Close,
-    /// Look at the socket: there is something to flush.
-    Look,
 }
 
 /// A downstream connection: what its requests need to know, and how the worker reaches it.
@@ -253,9 +253,10 @@ impl Connection {
         }
     }
 
-    /// Tells the connection something; it acts when it is polled next, which is soon.
+    /// Tells the connection something; it acts when it is polled next, which is soon. What it was told before and
+    /// has not acted on yet gives way only to something stronger.
     pub(crate) fn tell(&self, signal: Signal) {
-        self.signal.set(Some(signal));
+        self.signal.set(self.signal.get().max(Some(signal)));
         self.state.wake();
     }
 
