@@ -23,6 +23,7 @@ use tokio::sync::{
 use crate::{
     drain::Phase,
     listener::{self, Connection, Listener, Place},
+    net::{Acceptor, Loose},
     snapshot::{Snapshot, View},
     telemetry::Telemetry,
     upstream::Pools,
@@ -92,7 +93,7 @@ pub(crate) enum Message {
 #[derive(Debug)]
 pub(crate) struct Arrival {
     pub(crate) listener: Arc<Listener>,
-    pub(crate) stream: std::net::TcpStream,
+    pub(crate) stream: Loose,
     pub(crate) peer: SocketAddr,
     pub(crate) place: Place,
 }
@@ -131,7 +132,7 @@ impl Worker {
     /// Carries traffic until it is told to stop. `beat` is called a few times a second.
     pub(crate) async fn run(
         self: Rc<Self>,
-        sockets: Vec<(Arc<Listener>, tokio::net::TcpListener)>,
+        sockets: Vec<(Arc<Listener>, Acceptor)>,
         mut inbox: UnboundedReceiver<Message>,
         beat: impl Fn(),
     ) {
@@ -220,7 +221,7 @@ impl Worker {
 
     fn take(self: &Rc<Self>, arrival: Arrival) {
         let Arrival { listener, stream, peer, place } = arrival;
-        match tokio::net::TcpStream::from_std(stream) {
+        match stream.fasten() {
             Ok(stream) => listener::serve(self.clone(), listener, stream, peer, place),
             Err(error) => tracing::warn!(%error, "a connection that was handed over could not be registered"),
         }

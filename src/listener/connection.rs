@@ -20,7 +20,6 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time::timeout,
 };
 
@@ -34,6 +33,7 @@ use super::{
 use crate::{
     error::Reason,
     http::{body::Flow, forwarded::Peer},
+    net::Socket,
     proxy,
     telemetry::ConnectionRefusal,
     worker::{LocalExecutor, Seat, Worker},
@@ -61,7 +61,7 @@ pub(crate) struct Connection {
     pub(crate) worker: Rc<Worker>,
     pub(crate) listener: Arc<Listener>,
     /// The address of the other end.
-    pub(crate) remote: SocketAddr,
+    remote: Cell<SocketAddr>,
     peer: OnceCell<Peer>,
     pub(crate) state: Arc<ConnState>,
     /// Whether the client speaks TLS with us.
@@ -103,7 +103,7 @@ impl Connection {
         let connection = Rc::new(Self {
             worker,
             listener,
-            remote,
+            remote: Cell::new(remote),
             peer: OnceCell::new(),
             state: Arc::new(ConnState::new(now)),
             secure: Cell::new(false),
@@ -129,8 +129,8 @@ impl Connection {
     }
 
     /// Serves the connection until it ends.
-    pub(super) async fn serve(self: Rc<Self>, tcp: TcpStream) {
-        let opening = timeout(self.listener.config.header_timeout, self.open(tcp));
+    pub(super) async fn serve(self: Rc<Self>, socket: Socket) {
+        let opening = timeout(self.listener.config.header_timeout, self.open(socket));
         let opened = tokio::select! {
             opened = opening => opened.unwrap_or(Err(Refused::because(ConnectionRefusal::Timeout))),
             () = self.told_to_go() => Err(Refused::because(ConnectionRefusal::Draining)),
@@ -246,7 +246,7 @@ impl Connection {
 
     fn note_end(&self, result: Result<(), hyper::Error>) {
         if let Err(error) = result {
-            tracing::debug!(listener = %self.listener.config.name, peer = %self.remote, %error, "connection ended");
+            tracing::debug!(listener = %self.listener.config.name, peer = %self.remote(), %error, "connection ended");
             if self.multiplexed.get() && !self.served.get() {
                 self.listener.metrics.refused.of(ConnectionRefusal::Protocol).increment(1);
             }
@@ -260,11 +260,22 @@ impl Connection {
         self.state.wake();
     }
 
+    /// The address of the client at the other end, or behind the load balancer there; port 0 for one that came by a unix
+    /// socket.
+    pub(crate) fn remote(&self) -> SocketAddr {
+        self.remote.get()
+    }
+
+    /// The load balancer in front has said who its client is.
+    pub(super) fn speaks_for(&self, client: SocketAddr) {
+        self.remote.set(client);
+    }
+
     /// Who is at the other end, and whether it is believed.
     pub(crate) fn peer(&self) -> &Peer {
         self.peer.get_or_init(|| {
             let scheme = if self.secure.get() { Scheme::HTTPS } else { Scheme::HTTP };
-            Peer::new(self.remote.ip(), &scheme, &self.listener.trust)
+            Peer::new(self.remote().ip(), &scheme, &self.listener.trust)
         })
     }
 

@@ -17,7 +17,7 @@ use tokio::{
     time::{Sleep, sleep_until},
 };
 
-use super::{attempt::Answer, exchange::Exchange, limits::TimeLimits, tunnel};
+use super::{attempt::Answer, exchange::Exchange, limits::TimeLimits, passthrough::Established};
 use crate::{
     error::{ProxyError, Reason},
     http::{
@@ -50,7 +50,7 @@ pub(super) fn forward(mut exchange: Box<Exchange>, answer: Answer) -> Response<R
             tunnel.protocol.restore(&mut head.headers);
         }
         exchange.head_goes_out();
-        tunnel::carry(tunnel, exchange, lease, limits);
+        tunnel.carry(exchange, lease, limits);
         return finished(head, ResponseBody::empty());
     }
     if exchange.version() == Version::HTTP_2 {
@@ -64,6 +64,17 @@ pub(super) fn forward(mut exchange: Box<Exchange>, answer: Answer) -> Response<R
     let last = exchange.connection_is_leaving() || unasked.is_some();
     let response = finished(head, ResponseBody::streaming(body, exchange, lease, limits, unasked));
     end_after(response, last, &connection)
+}
+
+/// The answer to a `CONNECT` whose tunnel is there.
+pub(super) fn established(mut exchange: Box<Exchange>, tunnel: Established) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::empty());
+    let headers = response.headers_mut();
+    headers.insert(forwarded::X_REQUEST_ID, exchange.request_id().clone());
+    exchange.connection().listener.via.append(Version::HTTP_11, headers);
+    exchange.head_goes_out();
+    tunnel.carry(exchange);
+    response
 }
 
 /// An answer that Weir makes.

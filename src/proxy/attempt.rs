@@ -214,13 +214,19 @@ fn answer(
     Ok(Answer { response, lease, limits: limits.clone(), tunnel, unasked: None })
 }
 
-fn not_connected(exchange: &mut Exchange, upstream: &Upstream, error: &CheckoutError) -> ProxyError {
+pub(super) fn not_connected(
+    exchange: &mut Exchange,
+    upstream: &Upstream,
+    error: &CheckoutError,
+) -> ProxyError {
     let (outcome, reason) = match error {
         CheckoutError::Full => (Outcome::PoolFull, Reason::PoolFull),
         CheckoutError::Connect(error) => match error {
             ConnectError::Dns(_) => (Outcome::ConnectError, Reason::DnsError),
             ConnectError::DnsTimeout => (Outcome::ConnectError, Reason::DnsTimeout),
             ConnectError::Refused(_) => (Outcome::ConnectError, Reason::ConnectRefused),
+            // Nobody's failure.
+            ConnectError::Forbidden(_) => (Outcome::Cancelled, Reason::Forbidden),
             ConnectError::Timeout => (Outcome::ConnectError, Reason::ConnectTimeout),
             ConnectError::Tls(_) => (Outcome::TlsError, Reason::UpstreamTls),
             ConnectError::Handshake(_) => (Outcome::ConnectError, Reason::UpstreamReset),

@@ -26,6 +26,7 @@ use crate::{
         trace::TraceId,
     },
     listener::Connection,
+    proxy::Passthrough,
     snapshot::{Route, Upstream, View},
     telemetry::{Ended, Held, Outcome, RetryOutcome, RouteMetrics},
     upstream::Endpoint,
@@ -51,6 +52,8 @@ pub(crate) struct Exchange {
     pub(super) trace_id: Option<TraceId>,
     pub(super) host: HeaderValue,
     pub(super) route: Option<usize>,
+    /// It passes through: no route matched it.
+    pub(super) passes: Option<Arc<Passthrough>>,
     pub(super) upstream: Option<Arc<Upstream>>,
     pub(super) attempts: SmallVec<[Attempt; 1]>,
     pub(super) status: Option<StatusCode>,
@@ -91,11 +94,12 @@ impl Exchange {
             uri: request.uri().clone(),
             version: request.version(),
             is_grpc: grpc::is_grpc(request.headers()),
-            client: connection.remote.ip().to_canonical(),
+            client: connection.remote().ip().to_canonical(),
             request_id: None,
             trace_id: None,
             host: HeaderValue::from_static(""),
             route: None,
+            passes: None,
             upstream: None,
             attempts: SmallVec::new(),
             status: None,
@@ -172,7 +176,15 @@ impl Exchange {
         self.view.snapshot().routes.get(self.route?)
     }
 
+    /// It passes through although no route matched it.
+    pub(super) fn passes(&mut self, by: &Arc<Passthrough>) {
+        self.passes = Some(by.clone());
+    }
+
     fn route_metrics(&self) -> Option<&Arc<RouteMetrics>> {
+        if let Some(passes) = &self.passes {
+            return Some(passes.route_metrics());
+        }
         self.route()?.metrics.get(self.connection.listener.index)?.as_ref()
     }
 

@@ -10,6 +10,7 @@ mod attempt;
 mod exchange;
 mod limits;
 mod outgoing;
+mod passthrough;
 mod receive;
 mod record;
 mod tunnel;
@@ -24,6 +25,7 @@ use std::{
 use hyper::{Request, Response, body::Incoming};
 
 pub(crate) use answer::ResponseBody;
+pub(crate) use passthrough::Passthrough;
 
 use self::{exchange::Exchange, limits::TimeLimits};
 use crate::{
@@ -38,6 +40,7 @@ pub(crate) async fn handle(connection: Rc<Connection>, request: Request<Incoming
     let result = caught(dispatch(&mut exchange, request)).await;
     match result {
         Ok(Ok(answer)) => answer::forward(exchange, answer),
+        Ok(Err(Instead::Tunnel(tunnel))) => answer::established(exchange, *tunnel),
         Ok(Err(Instead::AnswerHere)) => answer::here(exchange),
         Ok(Err(Instead::Fail(error))) => answer::made(exchange, &error),
         Err(panic) => {
@@ -51,6 +54,8 @@ pub(crate) async fn handle(connection: Rc<Connection>, request: Request<Incoming
 enum Instead {
     /// It failed.
     Fail(ProxyError),
+    /// It asked for a tunnel, and the tunnel is there.
+    Tunnel(Box<passthrough::Established>),
     /// It goes no further than here, as its client wished (`Max-Forwards`).
     AnswerHere,
 }
@@ -65,10 +70,16 @@ async fn dispatch(exchange: &mut Exchange, request: Request<Incoming>) -> Result
     #[cfg(test)]
     assert!(!request.headers().contains_key("x-test-panic"), "a test wants a panic");
     let mut received = receive::receive(exchange, request)?;
+    if let Some(client) = received.connect.take() {
+        return Err(Instead::Tunnel(passthrough::connect(exchange, &received, client).await?));
+    }
     if received.count_forwards() == Forwards::AnswerHere {
         return Err(Instead::AnswerHere);
     }
-    let (route, upstream) = receive::resolve(exchange, &received)?;
+    let (route, upstream) = match receive::resolve(exchange, &received) {
+        Err(unmatched) => passthrough::resolve(exchange, &received, unmatched)?,
+        Ok(found) => found,
+    };
     let limits = TimeLimits::begin(exchange, &route, &received.parts.headers);
     let outgoing = outgoing::prepare(exchange, &route, received, &limits)?;
     let flow = exchange.flow().clone();

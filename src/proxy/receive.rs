@@ -31,10 +31,13 @@ pub(super) struct Received {
     /// Its host as the client wrote it, with the port.
     pub(super) authority: HeaderValue,
     /// For matching: lower case, no port.
-    host: Box<str>,
+    pub(super) host: Box<str>,
+    pub(super) port: Option<u16>,
     client: IpAddr,
     /// What it wants to switch to, and how to get at the connection then.
     pub(super) upgrade: Option<(UpgradeProtocol, OnUpgrade)>,
+    /// It asks for a tunnel to its host (`CONNECT`); how to get at the connection then.
+    pub(super) connect: Option<OnUpgrade>,
 }
 
 /// Checks what the parser of HTTP leaves to be checked.
@@ -50,12 +53,14 @@ pub(super) fn receive(
         None => upgrade::requested(request.version(), request.headers()),
     };
     let upgrade = wish.map(|protocol| (protocol, hyper::upgrade::on(&mut request)));
+    let connects = *request.method() == Method::CONNECT && extended.is_none();
+    let connect = connects.then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
     check_size(exchange, &parts)?;
     framing::check(parts.version, &parts.headers).map_err(|e| malformed(&e))?;
     let authority = uri::authority(parts.version, &parts.method, &parts.uri, &parts.headers)
         .map_err(|e| malformed(&e))?;
-    let host: Box<str> = Box::from(&*authority.host);
+    let (host, port): (Box<str>, _) = (Box::from(&*authority.host), authority.port);
     let authority = match parts.headers.get(header::HOST) {
         Some(written) if written.as_bytes() == authority.text.as_bytes() => written.clone(),
         _ => HeaderValue::from_str(authority.text).map_err(|e| malformed(&e))?,
@@ -75,15 +80,16 @@ pub(super) fn receive(
     }
     if parts.method == Method::CONNECT {
         // A route names paths, and this has none: nothing can match it.
-        return Err(ProxyError::new(Reason::NoRoute).because("CONNECT"));
-    }
-    if parts.uri.path() != "*" {
+        if connect.is_none() || exchange.connection().listener.passthrough.get().is_none() {
+            return Err(ProxyError::new(Reason::NoRoute).because("CONNECT"));
+        }
+    } else if parts.uri.path() != "*" {
         let normal = route::normalise(parts.uri.path()).map_err(|e| malformed(&e))?;
         if let Cow::Owned(path) = normal {
             parts.uri = with_path(&parts.uri, &path).map_err(|e| malformed(&e))?;
         }
     }
-    Ok(Received { parts, body, authority, host, client, upgrade })
+    Ok(Received { parts, body, authority, host, port, client, upgrade, connect })
 }
 
 /// Holds a request over HTTP/2 to the listener's bounds; the parser of HTTP/1 does it by itself.

@@ -132,7 +132,7 @@ table! {
     CONNECTIONS: Gauge UpDown "weir_connections" ["listener"] "connections", "Open connections of clients.";
     CONNECTIONS_TOTAL: Counter Counter "weir_connections_total" ["listener"] "connections", "Connections of clients that were accepted.";
     ACCEPT_ERRORS: Counter Counter "weir_accept_errors_total" ["listener"] "errors", "Errors of accept(2), such as too many open files.";
-    CONNECTIONS_REFUSED: Counter Counter "weir_connections_refused_total" ["listener", "reason"] "connections", "Connections that were closed before their first request: limit (`max_connections`), tls (handshake failed), timeout (nothing came in time), protocol (not one that this listener speaks), draining.";
+    CONNECTIONS_REFUSED: Counter Counter "weir_connections_refused_total" ["listener", "reason"] "connections", "Connections that were closed before their first request: limit (`max_connections`), tls (handshake failed), timeout (nothing came in time), protocol (not one that this listener speaks), `proxy_protocol` (its header is missing, malformed, or of a peer that may not send one), draining.";
     ATTEMPTS: Counter Counter "weir_attempts_total" ["upstream", "outcome"] "attempts", "Attempts to have a request answered by an endpoint: success, `server_error` (5xx), `connect_error`, `tls_error`, reset, timeout, `protocol_error`, `pool_full`, cancelled (the client left).";
     RETRIES: Counter Counter "weir_retries_total" ["upstream", "outcome"] "retries", "Attempts after the first one, by whether they brought an answer: success, failure. Replays of requests whose reused connection had died are among them.";
     ENDPOINTS: Gauge UpDown "weir_endpoints" ["upstream", "state"] "endpoints", "Endpoints by state: healthy, unknown, unhealthy, ejected.";

@@ -1,7 +1,9 @@
 //! Groups of endpoints: what is known of each, how to connect to them, and the connections that are open.
 
 pub mod connector;
+mod destinations;
 mod endpoint;
+mod guard;
 mod lane;
 mod lease;
 mod limits;
@@ -15,6 +17,7 @@ mod tests;
 
 pub use connector::{ConnectError, Connector};
 pub use endpoint::{Endpoint, InFlight};
+pub use guard::Guard;
 pub(crate) use lane::Lane;
 pub(crate) use lease::{Failure, Lease};
 pub(crate) use pool::{Pools, Want};
