@@ -17,25 +17,22 @@ mod tunnel;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
-    rc::Rc,
     task::Poll,
 };
 
-use hyper::{Request, Response, body::Incoming};
+use hyper::Response;
 
 pub(crate) use answer::ResponseBody;
+pub(crate) use exchange::Exchange;
 
-use self::{exchange::Exchange, limits::TimeLimits};
 use crate::{
     error::{ProxyError, Reason},
-    http::framing::Forwards,
-    listener::Connection,
+    http::framing::{self, Forwards},
 };
 
 /// Answers one request. Never fails, and never takes more than this request with it.
-pub(crate) async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
-    let mut exchange = Exchange::begin(connection, &request);
-    let result = caught(dispatch(&mut exchange, request)).await;
+pub(crate) async fn handle(mut exchange: Box<Exchange>) -> Response<ResponseBody> {
+    let result = caught(dispatch(&mut exchange)).await;
     match result {
         Ok(Ok(answer)) => answer::forward(exchange, answer),
         Ok(Err(Instead::AnswerHere)) => answer::here(exchange),
@@ -61,18 +58,18 @@ impl From<ProxyError> for Instead {
     }
 }
 
-async fn dispatch(exchange: &mut Exchange, request: Request<Incoming>) -> Result<attempt::Answer, Instead> {
+async fn dispatch(exchange: &mut Exchange) -> Result<attempt::Answer, Instead> {
     #[cfg(test)]
-    assert!(!request.headers().contains_key("x-test-panic"), "a test wants a panic");
-    let mut received = receive::receive(exchange, request)?;
-    if received.count_forwards() == Forwards::AnswerHere {
+    assert!(!exchange.parts.headers.contains_key("x-test-panic"), "a test wants a panic");
+    let wish = receive::receive(exchange)?;
+    if framing::count_forwards(&exchange.parts.method, &mut exchange.parts.headers) == Forwards::AnswerHere {
         return Err(Instead::AnswerHere);
     }
-    let (route, upstream) = receive::resolve(exchange, &received)?;
-    let limits = TimeLimits::begin(exchange, &route, &received.parts.headers);
-    let outgoing = outgoing::prepare(exchange, &route, received, &limits)?;
-    let flow = exchange.flow().clone();
-    let sent = limits.bound(&flow, attempt::send(exchange, &upstream, outgoing, &limits)).await;
+    let upstream = receive::resolve(exchange)?;
+    let outgoing = outgoing::prepare(exchange, wish)?;
+    let (limits, flow) = (exchange.limits, exchange.flow().clone());
+    let deadlines = exchange.connection().worker.deadlines.clone();
+    let sent = limits.bound(&deadlines, &flow, attempt::send(exchange, &upstream, outgoing)).await;
     Ok(sent.unwrap_or_else(|reason| Err(exchange.timed_out(reason, &upstream)))?)
 }
 

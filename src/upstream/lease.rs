@@ -121,12 +121,12 @@ impl Lease {
         }
     }
 
-    /// The exchange is over, both ways, and left nothing behind: the connection can be used again.
-    pub(crate) fn finish(mut self) {
+    /// The exchange is over at `now`, both ways, and left nothing behind: the connection can be used again.
+    pub(crate) fn finish(mut self, now: Instant) {
         if let Some(Conn::Http1(_)) = self.conn
             && let Some(Conn::Http1(conn)) = self.conn.take()
         {
-            self.lane.release(conn);
+            self.lane.release(conn, now);
         }
     }
 }
