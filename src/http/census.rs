@@ -19,6 +19,12 @@ impl Set {
         Self(self.0 | other.0)
     }
 
+    /// Those of this set that are not in the other.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     const fn meets(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
@@ -80,6 +86,8 @@ fields! {
     X_WEIR_TIMEOUT_MS 21 "x-weir-timeout-ms"
     X_FORWARDED_FOR 22 "x-forwarded-for"
     HOST 23 "host"
+    X_FORWARDED_PROTO 24 "x-forwarded-proto"
+    X_FORWARDED_HOST 25 "x-forwarded-host"
 }
 
 /// All that concern one connection only ([`super::hygiene::is_hop_by_hop`]), and `TE`, which has a rule of its own.

@@ -151,9 +151,14 @@ impl Peer {
             self.text.clone()
         };
         headers.insert(X_FORWARDED_FOR, forwarded_for);
-        headers.entry(X_FORWARDED_PROTO).or_insert_with(|| self.scheme.clone());
-        if let Some(host) = host.filter(|host| !host.is_empty()) {
-            headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
+        // What a stranger said is gone.
+        if !self.trusted || !had.any(census::X_FORWARDED_PROTO) {
+            headers.insert(X_FORWARDED_PROTO, self.scheme.clone());
+        }
+        if let Some(host) = host.filter(|host| !host.is_empty())
+            && (!self.trusted || !had.any(census::X_FORWARDED_HOST))
+        {
+            headers.insert(X_FORWARDED_HOST, host.clone());
         }
     }
 

@@ -19,7 +19,7 @@ use crate::{
     error::{ProxyError, Reason},
     http::{
         body::{BodyError, UploadFault},
-        census, forwarded, hygiene, respond, upgrade,
+        forwarded, hygiene, respond, upgrade,
     },
     route::rewrite,
     telemetry::Ended,
@@ -31,9 +31,7 @@ use crate::{
 pub(super) fn forward(mut exchange: Box<Exchange>, answer: Answer) -> Response<ResponseBody> {
     let Answer { response, has, lease, tunnel, unasked } = answer;
     let (mut head, body) = response.into_parts();
-    if has.any(census::HOP_BY_HOP) {
-        hygiene::remove_hop_by_hop(&mut head.headers);
-    }
+    hygiene::remove_hop_by_hop_of(has, &mut head.headers);
     let connection = exchange.connection().clone();
     connection.listener.via.append(head.version, &mut head.headers);
     head.headers.insert(forwarded::X_REQUEST_ID, exchange.request_id().clone());

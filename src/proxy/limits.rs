@@ -1,7 +1,7 @@
 //! How long an exchange may take.
 
 use std::{
-    pin::pin,
+    pin::Pin,
     rc::Rc,
     task::Poll,
     time::{Duration, Instant},
@@ -51,9 +51,8 @@ impl TimeLimits {
         self,
         deadlines: &Rc<Deadlines>,
         flow: &Rc<Flow>,
-        work: W,
+        mut work: Pin<&mut W>,
     ) -> Result<W::Output, Reason> {
-        let mut work = pin!(work);
         let mut clock = self.next(flow).map(|(at, reason)| (Deadline::new(deadlines, at), reason));
         std::future::poll_fn(move |cx| {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {

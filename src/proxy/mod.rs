@@ -16,7 +16,7 @@ mod tunnel;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
+    pin::{Pin, pin},
     task::Poll,
 };
 
@@ -32,7 +32,11 @@ use crate::{
 
 /// Answers one request. Never fails, and never takes more than this request with it.
 pub(crate) async fn handle(mut exchange: Box<Exchange>) -> Response<ResponseBody> {
-    let result = caught(dispatch(&mut exchange)).await;
+    let result = {
+        // Pinned where it is made: it is large, and to pass it on would be to copy it.
+        let dispatched = pin!(dispatch(&mut exchange));
+        caught(dispatched).await
+    };
     match result {
         Ok(Ok(answer)) => answer::forward(exchange, answer),
         Ok(Err(Instead::AnswerHere)) => answer::here(exchange),
@@ -69,13 +73,15 @@ async fn dispatch(exchange: &mut Exchange) -> Result<attempt::Answer, Instead> {
     let outgoing = outgoing::prepare(exchange, wish)?;
     let (limits, flow) = (exchange.limits, exchange.flow().clone());
     let deadlines = exchange.connection().worker.deadlines.clone();
-    let sent = limits.bound(&deadlines, &flow, attempt::send(exchange, &upstream, outgoing)).await;
+    let sent = {
+        let sending = pin!(attempt::send(exchange, &upstream, outgoing));
+        limits.bound(&deadlines, &flow, sending).await
+    };
     Ok(sent.unwrap_or_else(|reason| Err(exchange.timed_out(reason, &upstream)))?)
 }
 
 /// Runs `future`; a panic in it becomes an error that says what the panic said.
-async fn caught<F: Future>(future: F) -> Result<F::Output, String> {
-    let mut future = pin!(future);
+async fn caught<F: Future>(mut future: Pin<&mut F>) -> Result<F::Output, String> {
     std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(Poll::Pending) => Poll::Pending,
         Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
@@ -95,11 +101,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_becomes_an_error_and_goes_no_further() {
-        assert_eq!(caught(async { 7 }).await, Ok(7));
+        assert_eq!(caught(pin!(async { 7 })).await, Ok(7));
         let late = async {
             tokio::task::yield_now().await;
             panic!("at {}", "dawn");
         };
-        assert_eq!(caught::<_>(late).await, Err::<(), _>("at dawn".to_owned()));
+        assert_eq!(caught(pin!(late)).await, Err::<(), _>("at dawn".to_owned()));
     }
 }

@@ -56,9 +56,7 @@ pub(super) fn prepare(exchange: &mut Exchange, upgrade: Option<Wish>) -> Result<
         && parts.version == Version::HTTP_11
         && body.is_some()
         && takes_expectation(headers);
-    if had.any(census::HOP_BY_HOP) {
-        hygiene::remove_hop_by_hop(headers);
-    }
+    hygiene::remove_hop_by_hop_of(had, headers);
     exchange.connection.listener.via.append(parts.version, headers);
     let remaining = exchange.limits.remaining();
     if remaining.is_some() || had.any(census::DEADLINE) {
