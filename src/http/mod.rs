@@ -1,6 +1,6 @@
 //! Message mechanics without policy: what has to happen to any request and answer that passes through.
 //!
-//! Framing ([`framing`]), the authority ([`uri`]), fields of the connection ([`hygiene`]), upgrades
+//! What is on the wire ([`wire`]), framing ([`framing`]), the authority ([`uri`]), fields of the connection ([`hygiene`]), upgrades
 //! ([`upgrade`]), who the client is ([`forwarded`]), loops ([`via`]), deadlines ([`deadline`]), trace context
 //! ([`trace`]), and the answers that Weir makes itself ([`respond`]).
 
@@ -16,6 +16,7 @@ pub mod trace;
 pub mod upgrade;
 pub mod uri;
 pub mod via;
+pub mod wire;
 
 /// Fields for tests, in their order.
 #[cfg(test)]
