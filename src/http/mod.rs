@@ -1,6 +1,6 @@
 //! Message mechanics without policy: what has to happen to any request and answer that passes through.
 //!
-//! Framing ([`framing`]), the authority ([`uri`]), fields of the connection ([`hygiene`]), upgrades
+//! What is on the wire ([`wire`]), framing ([`framing`]), the authority ([`uri`]), fields of the connection ([`hygiene`]), upgrades
 //! ([`upgrade`]), who the client is ([`forwarded`]), loops ([`via`]), deadlines ([`deadline`]), trace context
 //! ([`trace`]), what a message has of all that ([`census`]), and the answers that Weir makes itself ([`respond`]).
 
@@ -17,6 +17,7 @@ pub mod trace;
 pub mod upgrade;
 pub mod uri;
 pub mod via;
+pub mod wire;
 
 /// Fields for tests, in their order.
 #[cfg(test)]

@@ -155,6 +155,8 @@ impl Connection {
             let exchange = proxy::Exchange::begin(handler.clone(), request);
             async move { Ok::<_, Infallible>(proxy::handle(exchange).await) }
         });
+        let io =
+            io.explaining(self.listener.refusals.clone()).strict(config.max_header_bytes.saturating_mul(2));
         // hyper's own header timer would count an idle connection's silence too; ours tells them apart.
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -163,7 +165,7 @@ impl Connection {
             .max_headers(config.max_headers)
             .max_buf_size(config.max_header_bytes.max(8192))
             .writev(false)
-            .serve_connection(TokioIo::new(io.explaining(self.listener.refusals.clone())), service)
+            .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
         let mut served = served;
         let ended = std::future::poll_fn(|cx| {
@@ -182,9 +184,12 @@ impl Connection {
         // Nothing is left of a connection that has left HTTP.
         let Some(parts) = served.into_parts() else { return };
         let io = parts.io.into_inner();
+        if let Some(fault) = io.refused() {
+            tracing::debug!(listener = %self.listener.config.name, peer = %self.remote, %fault, "ambiguous request");
+        }
         match ended {
             Some(Signal::HeadTooSlow) => self.say_too_slow(io).await,
-            None if self.client_may_still_send() => self.linger(io).await,
+            None if self.client_may_still_send() || io.refused().is_some() => self.linger(io).await,
             Some(_) | None => {}
         }
     }
@@ -206,6 +211,7 @@ impl Connection {
     /// Ends our half, and reads on for a moment: to close while the client's bytes come in would provoke a reset,
     /// and a reset may overtake the answer that said why (RFC 9112 §9.6).
     async fn linger(&self, mut io: ServerIo) {
+        io.stop_looking();
         let read_on = async {
             // It may be shut down already.
             let _ = io.shutdown().await;
