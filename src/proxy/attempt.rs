@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use ::http::{Method, Response, StatusCode};
+use ::http::{HeaderMap, Method, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
@@ -24,7 +24,7 @@ use crate::{
     listener::ConnState,
     snapshot::{Candidate, Upstream},
     telemetry::Outcome,
-    upstream::{CheckoutError, ConnectError, Failure, Lane, Lease},
+    upstream::{CheckoutError, ConnectError, Failure, Lane, Lease, Listen},
 };
 
 /// How long a client that asked to be asked for its body waits for the endpoint to do so. RFC 9110 §10.1.1 lets a
@@ -73,36 +73,41 @@ pub(super) async fn send(
         let to = To { http2: lease.is_http2(), secure: lane.secure() };
         let keep = may_replay && outgoing.repeatable(exchange);
         let asked = gate.as_mut().and_then(|gate| gate.asked.take());
-        let mut request = outgoing.request(exchange, to, keep, asked)?;
-        let connection = exchange.connection();
-        if connection.interim_allowed() {
-            pass_on_interim(&mut request, connection.state.clone(), gate.as_ref().map(Gate::opener));
-        }
-        match lease.send(request).await {
+        let request = outgoing.request(exchange, to, keep, asked)?;
+        match lease.send(request, keep, listener(exchange, gate.as_ref())).await {
             Ok(response) => {
                 let unasked = gate.and_then(|gate| gate.take());
                 let answer = answer(exchange, outgoing, response, lease, upstream)?;
                 return Ok(Answer { unasked, ..answer });
             }
-            Err(failure) => {
+            Err(mut failure) => {
                 let upload = exchange.flow().fault();
                 // What the client did with its body says nothing of the endpoint.
                 exchange.attempt_ends(if upload.is_some() { Outcome::Cancelled } else { Outcome::Reset });
-                let replay = upload.is_none()
-                    && match &failure {
-                        Failure::NotSent(..) => may_replay,
-                        Failure::MaybeSent(_) => {
-                            may_replay && outgoing.repeatable(exchange) && failure.connection_died()
-                        }
-                    };
-                if !replay {
-                    return Err(not_answered(exchange, upstream, &failure));
-                }
-                if let Failure::NotSent(request, _) = failure {
-                    Outgoing::take_back(exchange, *request);
+                match again(exchange, &outgoing, &lease, &mut failure) {
+                    Some(headers) if upload.is_none() && may_replay => {
+                        Outgoing::take_back(exchange, headers);
+                    }
+                    _ => return Err(not_answered(exchange, upstream, &failure)),
                 }
             }
         }
+    }
+}
+
+/// The fields of a request that may be sent again: not a byte of it went out, or it does no harm to have it twice and
+/// the connection died under it. `None` where that is not so, or nothing is left of it.
+fn again(
+    exchange: &mut Exchange,
+    outgoing: &Outgoing,
+    lease: &Lease,
+    failure: &mut Failure,
+) -> Option<HeaderMap> {
+    match failure {
+        Failure::NotSent(request, _) => Some(std::mem::take(request.headers_mut())),
+        Failure::MaybeSent(_) if !outgoing.repeatable(exchange) || !failure.connection_died() => None,
+        Failure::MaybeSent(_) if lease.is_http2() => Some(std::mem::take(&mut exchange.parts.headers)),
+        Failure::MaybeSent(_) => lease.written(),
     }
 }
 
@@ -148,10 +153,6 @@ impl Gate {
         Some(Self { ask, asked: Some(asked) })
     }
 
-    fn opener(&self) -> Opener {
-        self.ask.clone()
-    }
-
     /// Takes the key away: nothing opens the gate any more. `None` when it is open.
     fn take(&self) -> Option<oneshot::Sender<()>> {
         self.ask.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -165,16 +166,41 @@ fn open(gate: &Mutex<Option<oneshot::Sender<()>>>) {
     }
 }
 
-/// Passes interim answers on to the client as they come, and lets the body flow when the endpoint asks for it.
-fn pass_on_interim<B>(request: &mut ::http::Request<B>, client: Arc<ConnState>, gate: Option<Opener>) {
-    hyper::ext::on_informational(request, move |response| {
-        if response.status() != StatusCode::CONTINUE {
-            client.send_interim(&interim::encode(response.status(), response.headers()));
-        } else if let Some(gate) = &gate {
+/// Who hears of interim answers: the client, where it understands them, and the gate before its body.
+fn listener(exchange: &Exchange, gate: Option<&Gate>) -> Option<Arc<dyn Listen>> {
+    let connection = exchange.connection();
+    let client = connection.interim_allowed().then(|| connection.state.clone())?;
+    Some(match gate {
+        None => client,
+        Some(gate) => Arc::new(Waiting { client, gate: gate.ask.clone() }),
+    })
+}
+
+/// A client that waits to be asked for its body.
+#[derive(Debug)]
+struct Waiting {
+    client: Arc<ConnState>,
+    gate: Opener,
+}
+
+impl Listen for Waiting {
+    fn hear(&self, status: StatusCode, headers: &HeaderMap) {
+        if status == StatusCode::CONTINUE {
             // hyper asks the client when it is asked for the body, so this opens the gate and sends nothing.
-            open(gate);
+            open(&self.gate);
+        } else {
+            self.client.hear(status, headers);
         }
-    });
+    }
+}
+
+/// Passes interim answers on to the client as they come, but for `100 Continue`, which it did not ask for.
+impl Listen for ConnState {
+    fn hear(&self, status: StatusCode, headers: &HeaderMap) {
+        if status != StatusCode::CONTINUE {
+            self.send_interim(&interim::encode(status, headers));
+        }
+    }
 }
 
 /// Looks at the head of an answer before anything of it is passed on.

@@ -126,7 +126,8 @@ impl Outgoing {
             && self.body.as_ref().is_none_or(|body| body.replayable())
     }
 
-    /// The request for one attempt. `keep` leaves everything in place for another one.
+    /// The request for one attempt. `keep` makes another one possible: an HTTP/2 connection leaves nothing of a head
+    /// that was sent, so that it gets a copy; an HTTP/1 connection keeps what it wrote.
     pub(super) fn request(
         &self,
         exchange: &mut Exchange,
@@ -136,7 +137,8 @@ impl Outgoing {
     ) -> Result<Request<RequestBody>, ProxyError> {
         let attempt = exchange.attempts();
         let own = &mut exchange.parts;
-        let mut headers = if keep { own.headers.clone() } else { std::mem::take(&mut own.headers) };
+        let mut headers =
+            if keep && to.http2 { own.headers.clone() } else { std::mem::take(&mut own.headers) };
         headers.insert(X_WEIR_ATTEMPT, number(attempt));
         let (uri, version) = if to.http2 {
             if !self.plain {
@@ -167,14 +169,11 @@ impl Outgoing {
         Ok(request)
     }
 
-    /// Takes back the headers of a request that was not sent.
-    pub(super) fn take_back(exchange: &mut Exchange, mut request: Request<RequestBody>) {
-        let headers = &mut exchange.parts.headers;
-        if headers.is_empty() {
-            *headers = std::mem::take(request.headers_mut());
-            // Each attempt writes these anew, as its protocol wants them.
-            hygiene::remove_hop_by_hop(headers);
-        }
+    /// Takes back the headers of a request that is sent again.
+    pub(super) fn take_back(exchange: &mut Exchange, mut sent: HeaderMap) {
+        // Each attempt writes these anew, as its protocol wants them.
+        hygiene::remove_hop_by_hop(&mut sent);
+        exchange.parts.headers = sent;
     }
 }
 

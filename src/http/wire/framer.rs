@@ -92,6 +92,9 @@ pub struct Framer {
     asked: Option<Asked>,
     /// How many interim answers came since the last answer.
     interim: u32,
+    /// The head of an interim answer, as far as it has come, and those that are whole and that nobody took yet.
+    hint: Option<Vec<u8>>,
+    hints: Vec<Vec<u8>>,
     /// The beginning of a line that was cut.
     cut: Vec<u8>,
     max_line: usize,
@@ -116,12 +119,27 @@ impl Framer {
 
     fn new(answers: bool, max_line: usize) -> Self {
         let state = State::Start { blank: false };
-        Self { answers, state, head: NO_HEAD, asked: None, interim: 0, cut: Vec::new(), max_line }
+        Self {
+            answers,
+            state,
+            head: NO_HEAD,
+            asked: None,
+            interim: 0,
+            hint: None,
+            hints: Vec::new(),
+            cut: Vec::new(),
+            max_line,
+        }
     }
 
     /// A request is sent: the next answer is for it. Before its answer begins.
     pub fn expect(&mut self, asked: Asked) {
         self.asked = Some(asked);
+    }
+
+    /// The heads of the interim answers (1xx, but for 101) that came since this was called last.
+    pub fn take_hints(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.hints)
     }
 
     /// Whether a head has passed, and what it announced has not.
@@ -133,7 +151,7 @@ impl Framer {
     pub fn feed(&mut self, bytes: &[u8]) -> Fed {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            let step = match self.state {
+            let read = match self.state {
                 State::Start { .. } | State::Fields | State::Size | State::Trailers => self.lines(rest),
                 State::Body(left) => Ok(self.skip(left, rest.len(), State::Body)),
                 State::Chunk(left) => Ok(self.skip(left, rest.len(), State::Chunk)),
@@ -142,7 +160,7 @@ impl Framer {
                 State::Rest => Ok((rest.len(), None)),
                 State::Over(stop) => Ok((0, Some(stop))),
             };
-            match step {
+            match read {
                 Ok((n, None)) => at += n,
                 Ok((n, stop)) => return Fed { passed: at + n, stop },
                 Err(fault) => {
@@ -192,7 +210,12 @@ impl Framer {
             }
             State::Start { .. } => self.first_line(line)?,
             State::Fields if line.is_empty() => return self.head_ends(),
-            State::Fields => self.field(line)?,
+            State::Fields => {
+                if let Some(hint) = &mut self.hint {
+                    keep(hint, line);
+                }
+                self.field(line)?;
+            }
             State::Trailers if line.is_empty() => return Ok(self.message_ends()),
             State::Trailers => drop(lines::field(line)?),
             _ => {
@@ -207,8 +230,11 @@ impl Framer {
 
     fn first_line(&mut self, line: &[u8]) -> Result<(), Fault> {
         self.head = if self.answers {
-            let line = lines::status_line(line)?;
-            Head { is_http11: line.is_http11, status: line.status, ..NO_HEAD }
+            let status = lines::status_line(line)?;
+            if matches!(status.status, 100 | 102..=199) {
+                keep(self.hint.insert(Vec::new()), line);
+            }
+            Head { is_http11: status.is_http11, status: status.status, ..NO_HEAD }
         } else {
             let line = lines::request_line(line)?;
             Head { is_http11: line.is_http11, forks: line.connect, ..NO_HEAD }
@@ -271,6 +297,10 @@ impl Framer {
                 if self.interim > Self::MAX_INTERIM {
                     return Err(Fault::InterimStorm);
                 }
+                if let Some(mut hint) = self.hint.take() {
+                    keep(&mut hint, b"");
+                    self.hints.push(hint);
+                }
                 self.state = State::Start { blank: false };
             }
             (204 | 304, _) | (_, Some(Asked::Head)) => {}
@@ -315,4 +345,10 @@ impl Framer {
         self.state = next;
         Ok((1, None))
     }
+}
+
+/// Keeps a line of a head.
+fn keep(head: &mut Vec<u8>, line: &[u8]) {
+    head.extend_from_slice(line);
+    head.extend_from_slice(b"\r\n");
 }

@@ -77,7 +77,7 @@ pub(super) fn get() -> Request<RequestBody> {
 
 /// A whole exchange on a lease.
 pub(super) async fn exchange(mut lease: Lease) -> Result<(), Failure> {
-    let response = lease.send(get()).await?;
+    let response = lease.send(get(), false, None).await?;
     assert_eq!(response.status(), StatusCode::OK);
     response.into_body().collect().await.unwrap();
     lease.finish(Instant::now());

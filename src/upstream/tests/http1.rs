@@ -143,7 +143,7 @@ fn a_connection_given_to_one_who_left_goes_to_the_next() {
         let mut first = lane.checkout(Instant::now(), false).await.unwrap();
         let (leaves, stays) = (waiting(&lane), waiting(&lane));
         until("two to wait", || lane.queue().len() == 2).await;
-        let response = first.send(get()).await.unwrap();
+        let response = first.send(get(), false, None).await.unwrap();
         http_body_util::BodyExt::collect(response.into_body()).await.unwrap();
         until("the connection to be ready again", || counts(&lane).2 == 1).await;
         first.finish(Instant::now());
@@ -297,7 +297,7 @@ fn an_exchange_that_is_given_up_closes_its_connection_though_its_body_never_ends
         .await;
         let lane = lane_to(origin.address, Alpn::Http1, limits());
         let mut lease = lane.checkout(Instant::now(), false).await.unwrap();
-        let sending = spawn_local(async move { lease.send(get()).await.map(drop) });
+        let sending = spawn_local(async move { lease.send(get(), false, None).await.map(drop) });
         until("the connection", || origin.open.get() == 1).await;
         sending.abort();
         until("it to be closed", || counts(&lane) == (0, 0, 0) && origin.open.get() == 0).await;
