@@ -7,6 +7,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -14,10 +15,10 @@ use std::{
     time::Duration,
 };
 
-use ::http::{HeaderMap, StatusCode, Version, header, uri::Scheme};
+use ::http::{HeaderMap, StatusCode, Version, uri::Scheme};
 use hyper::upgrade::OnUpgrade;
 
-use super::{attempt, exchange::Exchange, limits::TimeLimits, receive::Received, tunnel};
+use super::{attempt, exchange::Exchange, limits::TimeLimits, tunnel};
 use crate::{
     config::{
         Name,
@@ -25,8 +26,13 @@ use crate::{
         policy::{self, BalancerPolicy, EndpointAddress, Pool, UpstreamProtocol},
     },
     error::{ProxyError, Reason},
+    http::{
+        census::{self, Census},
+        uri::Host,
+    },
     net::Socket,
-    snapshot::Upstream,
+    route::Rewriter,
+    snapshot::{LocalUpstream, Route, Target, Upstream},
     telemetry::{Metrics, RouteMetrics, UpstreamMetrics},
     upstream::{CheckoutError, Connector, Guard, InFlight},
 };
@@ -43,7 +49,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 pub(crate) struct Passthrough {
     config: Config,
     /// Stands for the route that there is not.
-    route: Arc<policy::Route>,
+    route: Route,
     route_metrics: Arc<RouteMetrics>,
     /// What all destinations have in common.
     upstream: Arc<policy::Upstream>,
@@ -62,10 +68,14 @@ impl Passthrough {
             metrics: metrics.upstream(&name),
             connector: Arc::new(Connector::guarded(config.connect_timeout, guard)),
             upstream: Arc::new(upstream(name.clone(), config.connect_timeout)),
-            route: Arc::new(route(name)),
+            route: route(name),
             config: config.clone(),
             tunnels: AtomicU32::new(0),
         }
+    }
+
+    pub(super) fn route(&self) -> &Route {
+        &self.route
     }
 
     pub(super) fn route_metrics(&self) -> &Arc<RouteMetrics> {
@@ -73,7 +83,7 @@ impl Passthrough {
     }
 
     /// The upstream at `address`: the one that this worker knows, or a new one.
-    fn destination(&self, exchange: &Exchange, address: EndpointAddress) -> Arc<Upstream> {
+    fn destination(&self, exchange: &Exchange, address: EndpointAddress) -> LocalUpstream {
         let connection = exchange.connection();
         let make = |address| Upstream::unnamed(&self.upstream, &self.connector, &self.metrics, address);
         let most = self.config.max_destinations;
@@ -93,8 +103,8 @@ impl Passthrough {
     }
 }
 
-fn route(name: Name) -> policy::Route {
-    policy::Route {
+fn route(name: Name) -> Route {
+    let config = Arc::new(policy::Route {
         matches: policy::Match::default(),
         target: policy::Target::Upstream(name.clone()),
         name,
@@ -105,7 +115,10 @@ fn route(name: Name) -> policy::Route {
         request_headers: policy::HeaderEdits::default(),
         response_headers: policy::HeaderEdits::default(),
         max_body: None,
-    }
+    });
+    // There is but one upstream for each request, so that the target means nothing.
+    let rewriter = Rewriter::compile(&config);
+    Route { config, target: Target::Upstream(usize::MAX), rewriter, metrics: Vec::new() }
 }
 
 fn upstream(name: Name, connect_timeout: Duration) -> policy::Upstream {
@@ -131,20 +144,17 @@ impl Drop for Place {
 }
 
 /// Where a request goes that no route matched; `unmatched` when it goes nowhere.
-pub(super) fn resolve(
-    exchange: &mut Exchange,
-    received: &Received,
-    unmatched: ProxyError,
-) -> Result<(Arc<policy::Route>, Arc<Upstream>), ProxyError> {
+pub(super) fn resolve(exchange: &mut Exchange, unmatched: ProxyError) -> Result<LocalUpstream, ProxyError> {
     let passthrough = exchange.connection().listener.passthrough.get().cloned();
     let Some(passthrough) = passthrough.filter(|_| unmatched.reason == Reason::NoRoute) else {
         return Err(unmatched);
     };
-    if received.host.is_empty() || is_named(exchange, &received.host) {
+    let Some(host) = exchange.host.clone().filter(|host| !host.name.is_empty() && !is_named(exchange, host))
+    else {
         return Err(unmatched);
-    }
+    };
     exchange.passes(&passthrough);
-    let secure = match received.parts.uri.scheme() {
+    let secure = match exchange.parts.uri.scheme() {
         Some(scheme) => *scheme != Scheme::HTTP,
         None => exchange.connection().secure.get(),
     };
@@ -152,26 +162,27 @@ pub(super) fn resolve(
         // The client counts on TLS up to the host, which only a tunnel gives.
         return Err(ProxyError::new(Reason::Forbidden).because("https passes through by CONNECT alone"));
     }
-    let address = address(&received.host, received.port.unwrap_or(80))?;
+    let address = address(&host, host.port.unwrap_or(80))?;
     let upstream = passthrough.destination(exchange, address);
     exchange.know_upstream(&upstream);
-    Ok((passthrough.route.clone(), upstream))
+    Ok(upstream)
 }
 
 /// Whether a route of the listener names `host`.
-fn is_named(exchange: &Exchange, host: &str) -> bool {
+fn is_named(exchange: &Exchange, host: &Host) -> bool {
     let index = exchange.connection().listener.index;
-    exchange.view().snapshot().tables.get(index).is_some_and(|table| table.names(host))
+    exchange.view().snapshot().tables.get(index).is_some_and(|table| table.names(&host.name))
 }
 
-fn address(host: &str, port: u16) -> Result<EndpointAddress, ProxyError> {
+fn address(host: &Host, port: u16) -> Result<EndpointAddress, ProxyError> {
     if port == 0 {
         return Err(ProxyError::new(Reason::Malformed).because("port 0"));
     }
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let name = &*host.name;
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
     Ok(match bare.parse::<IpAddr>() {
         Ok(ip) => EndpointAddress::Socket(SocketAddr::new(ip, port)),
-        Err(_) => EndpointAddress::Host(Arc::from(host), port),
+        Err(_) => EndpointAddress::Host(Arc::from(name), port),
     })
 }
 
@@ -180,56 +191,51 @@ fn address(host: &str, port: u16) -> Result<EndpointAddress, ProxyError> {
 pub(super) struct Established {
     client: OnUpgrade,
     socket: Socket,
-    limits: TimeLimits,
     held: (Place, InFlight),
 }
 
 impl Established {
     /// Carries bytes both ways until one side ends or nothing moves.
     pub(super) fn carry(self, exchange: Box<Exchange>) {
-        tunnel::carry(self.client, std::future::ready(Ok(self.socket)), exchange, self.limits, self.held);
+        tunnel::carry(self.client, std::future::ready(Ok(self.socket)), exchange, self.held);
     }
 }
 
 /// Opens the tunnel that `CONNECT` asks for (RFC 9110 §9.3.6). Nothing of the request goes through it.
-pub(super) async fn connect(
-    exchange: &mut Exchange,
-    received: &Received,
-    client: OnUpgrade,
-) -> Result<Box<Established>, ProxyError> {
-    let Some(passthrough) = exchange.connection().listener.passthrough.get().cloned() else {
+pub(super) async fn connect(exchange: &mut Exchange) -> Result<Box<Established>, ProxyError> {
+    let passthrough = exchange.connection().listener.passthrough.get().cloned();
+    let client = exchange.parts.extensions.remove::<OnUpgrade>();
+    let (Some(passthrough), Some(client), Some(host)) = (passthrough, client, exchange.host.clone()) else {
         return Err(ProxyError::new(Reason::NoRoute).because("CONNECT"));
     };
     exchange.passes(&passthrough);
-    let headers = &received.parts.headers;
-    let framed =
-        headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING);
-    if framed && received.parts.version != Version::HTTP_2 {
+    if exchange.had.any(census::FRAMING) && exchange.version() != Version::HTTP_2 {
         // Is it a body, or the tunnel's first bytes? Two readings are one too many.
         return Err(ProxyError::new(Reason::Malformed).because("CONNECT with a body"));
     }
-    if is_named(exchange, &received.host) {
+    if is_named(exchange, &host) {
         return Err(ProxyError::new(Reason::Forbidden).because("a route names this host"));
     }
-    let address = address(&received.host, received.port.unwrap_or(0))?;
+    let address = address(&host, host.port.unwrap_or(0))?;
     let place = passthrough.begin_tunnel()?;
     let upstream = passthrough.destination(exchange, address);
     exchange.know_upstream(&upstream);
-    let limits = TimeLimits::begin(exchange, &passthrough.route, headers);
+    exchange.limits = TimeLimits::begin(exchange, &passthrough.route.config);
     let Some(candidate) = upstream.candidates.first() else {
         return Err(ProxyError::new(Reason::Internal).because("a destination without endpoint"));
     };
     let endpoint = &candidate.endpoint;
     exchange.attempt_begins(endpoint);
-    let flow = exchange.flow().clone();
-    let connected = limits.bound(&flow, upstream.connector.socket(endpoint.address())).await;
-    let socket = match connected {
+    let (limits, flow) = (exchange.limits, exchange.flow().clone());
+    let deadlines = exchange.connection().worker.deadlines.clone();
+    let connecting = pin!(upstream.connector.socket(endpoint.address()));
+    let socket = match limits.bound(&deadlines, &flow, connecting).await {
         Ok(Ok(socket)) => socket,
         Ok(Err(error)) => {
             return Err(attempt::not_connected(exchange, &upstream, &CheckoutError::Connect(error)));
         }
         Err(reason) => return Err(exchange.timed_out(reason, &upstream)),
     };
-    exchange.answered(StatusCode::OK, &HeaderMap::new());
-    Ok(Box::new(Established { client, socket, limits, held: (place, endpoint.begin()) }))
+    exchange.answered(StatusCode::OK, Census::default(), &HeaderMap::new());
+    Ok(Box::new(Established { client, socket, held: (place, endpoint.begin()) }))
 }

@@ -12,7 +12,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 
-use super::{exchange::Exchange, limits::TimeLimits};
+use super::exchange::Exchange;
 use crate::{
     http::{body::Flow, upgrade::UpgradeProtocol},
     telemetry::Ended,
@@ -30,9 +30,9 @@ pub(super) struct Tunnel {
 
 impl Tunnel {
     /// Carries bytes both ways once both sides have switched.
-    pub(super) fn carry(self, exchange: Box<Exchange>, lease: Lease, limits: TimeLimits) {
+    pub(super) fn carry(self, exchange: Box<Exchange>, lease: Lease) {
         let endpoint = async { self.endpoint.await.map(TokioIo::new).map_err(io::Error::other) };
-        carry(self.client, endpoint, exchange, limits, lease);
+        carry(self.client, endpoint, exchange, lease);
     }
 }
 
@@ -42,7 +42,6 @@ pub(super) fn carry<E>(
     client: OnUpgrade,
     endpoint: impl Future<Output = io::Result<E>> + 'static,
     mut exchange: Box<Exchange>,
-    limits: TimeLimits,
     held: impl Sized + 'static,
 ) where
     E: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -54,13 +53,14 @@ pub(super) fn carry<E>(
     }
     tokio::task::spawn_local(async move {
         let connection = exchange.connection().clone();
-        let flow = exchange.flow().clone();
+        let (flow, limits) = (exchange.flow().clone(), exchange.limits);
         let client_gone = Rc::new(Cell::new(false));
         let joined = async {
             let client = async { client.await.map(TokioIo::new).map_err(io::Error::other) };
             let (client, endpoint) = tokio::try_join!(client, endpoint)?;
             let mut client = Metered::new(client, flow.clone(), Flow::uploaded, client_gone.clone());
-            let mut endpoint = Metered::new(endpoint, flow.clone(), Flow::answered, Rc::default());
+            let mut endpoint =
+                Metered::new(endpoint, flow.clone(), |flow, bytes| flow.answered(bytes, true), Rc::default());
             copy_bidirectional(&mut client, &mut endpoint).await
         };
         let ended = tokio::select! {

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     config::policy::{EndpointAddress, Pool},
-    snapshot::Upstream,
+    snapshot::{LocalUpstream, Upstream},
     telemetry::PoolState,
 };
 
@@ -20,14 +20,14 @@ type Key = (usize, EndpointAddress);
 pub(super) struct Destinations {
     known: RefCell<HashMap<Key, Known>>,
     /// By endpoint: which destination it belongs to.
-    endpoints: RefCell<HashMap<u64, Arc<Upstream>>>,
+    endpoints: RefCell<HashMap<u64, LocalUpstream>>,
     /// Counts uses.
     clock: Cell<u64>,
 }
 
 #[derive(Debug)]
 struct Known {
-    upstream: Arc<Upstream>,
+    upstream: LocalUpstream,
     used: u64,
 }
 
@@ -39,7 +39,7 @@ impl Destinations {
         address: EndpointAddress,
         most: usize,
         make: impl FnOnce(EndpointAddress) -> Upstream,
-    ) -> (Arc<Upstream>, Option<Arc<Upstream>>) {
+    ) -> (LocalUpstream, Option<LocalUpstream>) {
         let used = self.clock.get() + 1;
         self.clock.set(used);
         let mut known = self.known.borrow_mut();
@@ -57,7 +57,7 @@ impl Destinations {
             .flatten()
             .map(|(key, _)| key.clone());
         let forgotten = oldest.and_then(|key| known.remove(&key)).map(|known| known.upstream);
-        let upstream = Arc::new(make(key.1.clone()));
+        let upstream = LocalUpstream::new(Arc::new(make(key.1.clone())));
         let mut endpoints = self.endpoints.borrow_mut();
         for candidate in forgotten.iter().flat_map(|upstream| &upstream.candidates) {
             endpoints.remove(&candidate.endpoint.id());

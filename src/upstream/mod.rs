@@ -1,5 +1,6 @@
 //! Groups of endpoints: what is known of each, how to connect to them, and the connections that are open.
 
+mod answers;
 pub mod connector;
 mod destinations;
 mod endpoint;
@@ -15,6 +16,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use answers::Listen;
 pub use connector::{ConnectError, Connector};
 pub use endpoint::{Endpoint, InFlight};
 pub use guard::Guard;

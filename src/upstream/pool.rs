@@ -11,7 +11,7 @@ use std::{
 use super::{connector::Alpn, destinations::Destinations, lane::Lane, limits::Limits};
 use crate::{
     config::policy::{EndpointAddress, Pool, UpstreamProtocol},
-    snapshot::{Candidate, Upstream, View},
+    snapshot::{Candidate, LocalUpstream, Upstream, View},
 };
 
 /// How often an HTTP/2 connection with requests on it is asked for a sign of life, and how long that may take: a
@@ -96,7 +96,7 @@ impl Pools {
         address: EndpointAddress,
         most: u32,
         make: impl FnOnce(EndpointAddress) -> Upstream,
-    ) -> Arc<Upstream> {
+    ) -> LocalUpstream {
         let most = self.share_of(most).max(1);
         let (upstream, forgotten) = self.destinations.get_or_make(listener, address, most, make);
         for endpoint in forgotten.iter().flat_map(|upstream| &upstream.candidates) {
