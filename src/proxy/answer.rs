@@ -233,6 +233,9 @@ impl ResponseBody {
                 } else if let Some(trailers) = frame.trailers_mut() {
                     hygiene::clean_trailers(trailers);
                     exchange.know_grpc_status(trailers);
+                    // Nothing follows trailers, and hyper does not ask for more.
+                    body.complete();
+                    self.settle(Ended::Complete);
                 }
                 self.settle_if_done();
                 Poll::Ready(Some(Ok(frame)))

@@ -52,6 +52,10 @@ pub(super) fn prepare(
     }
     let expects =
         parts.version == Version::HTTP_11 && !body.is_end_stream() && takes_expectation(&mut headers);
+    if parts.version == Version::HTTP_10 {
+        // Expectations are not for HTTP/1.0, whose clients know nothing of interim answers (RFC 9110 §10.1.1).
+        headers.remove(header::EXPECT);
+    }
     let body = (!body.is_end_stream()).then(|| {
         let keep = is_idempotent(&parts.method);
         Source::new(body, exchange.flow().clone(), route.max_body, keep)

@@ -77,7 +77,8 @@ pub(super) fn receive(
         // A route names paths, and this has none: nothing can match it.
         return Err(ProxyError::new(Reason::NoRoute).because("CONNECT"));
     }
-    if parts.uri.path() != "*" {
+    // Asterisk form is for the server as a whole, which only `OPTIONS` asks about (RFC 9112 §3.2.4).
+    if parts.uri.path() != "*" || parts.method != Method::OPTIONS {
         let normal = route::normalise(parts.uri.path()).map_err(|e| malformed(&e))?;
         if let Cow::Owned(path) = normal {
             parts.uri = with_path(&parts.uri, &path).map_err(|e| malformed(&e))?;

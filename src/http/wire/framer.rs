@@ -23,6 +23,9 @@ pub struct Fed {
     pub passed: usize,
     /// Why it stopped there; `None` when all of them are fine.
     pub stop: Option<Stop>,
+    /// Where the message begins that was read last, when its head had not passed before (0 when it began before these
+    /// bytes). Who has not shown the bytes to anybody yet can refuse the whole of it for what is wrong in its body.
+    pub begun: Option<usize>,
 }
 
 /// Why a [`Framer`] stopped before the end of what it was fed.
@@ -132,7 +135,11 @@ impl Framer {
     /// Reads on. After any stop but [`Stop::Fork`] it says the same of whatever it is fed.
     pub fn feed(&mut self, bytes: &[u8]) -> Fed {
         let mut at = 0;
+        let mut begun = (!self.in_body()).then_some(0);
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            if let State::Start { .. } = self.state {
+                begun = Some(at);
+            }
             let step = match self.state {
                 State::Start { .. } | State::Fields | State::Size | State::Trailers => self.lines(rest),
                 State::Body(left) => Ok(self.skip(left, rest.len(), State::Body)),
@@ -144,15 +151,15 @@ impl Framer {
             };
             match step {
                 Ok((n, None)) => at += n,
-                Ok((n, stop)) => return Fed { passed: at + n, stop },
+                Ok((n, stop)) => return Fed { passed: at + n, stop, begun },
                 Err(fault) => {
                     let stop = if self.in_body() { Stop::Break(fault) } else { Stop::Refuse(fault) };
                     self.state = State::Over(stop);
-                    return Fed { passed: at, stop: Some(stop) };
+                    return Fed { passed: at, stop: Some(stop), begun };
                 }
             }
         }
-        Fed { passed: at, stop: None }
+        Fed { passed: at, stop: None, begun }
     }
 
     /// The next line, when it is whole.
