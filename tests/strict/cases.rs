@@ -94,50 +94,46 @@ impl Stage {
     /// Runs one case; says what is wrong.
     pub fn judge(&mut self, bytes: &[u8], wanted: Outcome) -> Result<Read1, String> {
         let mut raw = self.play(bytes);
-        let client = self.judge_client(&mut raw, wanted);
+        let client = judge_client(&mut raw, wanted);
         let seen = self.take()?;
         client.map_err(|e| format!("{e}; the endpoint saw {seen:?}"))?;
         judge_endpoint(&seen, wanted).map_err(|e| format!("{e}; the endpoint saw {seen:?}"))?;
         Ok(seen)
     }
+}
 
-    fn judge_client(&self, raw: &mut Raw, wanted: Outcome) -> Result<(), String> {
-        let count = match wanted {
-            Outcome::Passed(_) => 2,
-            _ => 1,
-        };
-        let mut answers = Vec::new();
-        for _ in 0..count {
-            match next_answer(raw) {
-                Some(answer) => answers.push(answer),
-                None => break,
-            }
+fn judge_client(raw: &mut Raw, wanted: Outcome) -> Result<(), String> {
+    let count = match wanted {
+        Outcome::Passed(_) => 2,
+        _ => 1,
+    };
+    let mut answers = Vec::new();
+    for _ in 0..count {
+        match next_answer(raw) {
+            Some(answer) => answers.push(answer),
+            None => break,
         }
-        if !matches!(wanted, Outcome::Passed(_)) {
-            match raw.exactly(1) {
-                Ok(_) => return Err("a second answer".into()),
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    return Err(format!("not closed after {answers:?}"));
-                }
-                Err(_) => {}
-            }
-        }
-        let statuses: Vec<u16> = answers.iter().map(Message::status).collect();
-        let explained = |answer: &Message, reason: &str| answer.json()["reason"] == reason;
-        let closing = |answer: &Message| answer.header("connection").as_deref() == Some("close");
-        let fine = match wanted {
-            Outcome::Refused => {
-                statuses == [400] && explained(&answers[0], "malformed") && closing(&answers[0])
-            }
-            Outcome::Status(status) => statuses == [status],
-            Outcome::Broken => {
-                statuses.is_empty() || statuses == [400] && explained(&answers[0], "malformed")
-            }
-            Outcome::Closed(_) => statuses == [200] && answers[0].text() == "ok" && closing(&answers[0]),
-            Outcome::Passed(_) => statuses == [200, 200] && !closing(&answers[0]),
-        };
-        if fine { Ok(()) } else { Err(format!("the client got {answers:?}")) }
     }
+    if !matches!(wanted, Outcome::Passed(_)) {
+        match raw.exactly(1) {
+            Ok(_) => return Err("a second answer".into()),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return Err(format!("not closed after {answers:?}"));
+            }
+            Err(_) => {}
+        }
+    }
+    let statuses: Vec<u16> = answers.iter().map(Message::status).collect();
+    let explained = |answer: &Message, reason: &str| answer.json()["reason"] == reason;
+    let closing = |answer: &Message| answer.header("connection").as_deref() == Some("close");
+    let fine = match wanted {
+        Outcome::Refused => statuses == [400] && explained(&answers[0], "malformed") && closing(&answers[0]),
+        Outcome::Status(status) => statuses == [status],
+        Outcome::Broken => statuses.is_empty() || statuses == [400] && explained(&answers[0], "malformed"),
+        Outcome::Closed(_) => statuses == [200] && answers[0].text() == "ok" && closing(&answers[0]),
+        Outcome::Passed(_) => statuses == [200, 200] && !closing(&answers[0]),
+    };
+    if fine { Ok(()) } else { Err(format!("the client got {answers:?}")) }
 }
 
 fn judge_endpoint(seen: &Read1, wanted: Outcome) -> Result<(), String> {

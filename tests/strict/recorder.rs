@@ -40,15 +40,12 @@ pub struct Read1 {
 pub fn read_requests(mut bytes: &[u8]) -> Result<Read1, String> {
     let mut read = Read1::default();
     while !bytes.is_empty() {
-        match read_request(bytes)? {
-            Some((request, n)) => {
-                read.whole.push(request);
-                bytes = &bytes[n..];
-            }
-            None => {
-                read.rest = bytes.to_vec();
-                break;
-            }
+        if let Some((request, n)) = read_request(bytes)? {
+            read.whole.push(request);
+            bytes = &bytes[n..];
+        } else {
+            read.rest = bytes.to_vec();
+            break;
         }
     }
     Ok(read)

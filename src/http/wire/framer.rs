@@ -140,22 +140,25 @@ impl Framer {
             if let State::Start { .. } = self.state {
                 begun = Some(at);
             }
-            let step = match self.state {
-                State::Start { .. } | State::Fields | State::Size | State::Trailers => self.lines(rest),
+            let found = match self.state {
+                State::Fields => self.fields(rest),
+                State::Start { .. } | State::Size | State::Trailers => {
+                    self.lines(rest).map_err(|fault| (0, fault))
+                }
                 State::Body(left) => Ok(self.skip(left, rest.len(), State::Body)),
                 State::Chunk(left) => Ok(self.skip(left, rest.len(), State::Chunk)),
-                State::ChunkCr => self.must_be(b'\r', rest, State::ChunkLf),
-                State::ChunkLf => self.must_be(b'\n', rest, State::Size),
+                State::ChunkCr => self.must_be(b'\r', rest, State::ChunkLf).map_err(|fault| (0, fault)),
+                State::ChunkLf => self.must_be(b'\n', rest, State::Size).map_err(|fault| (0, fault)),
                 State::Rest => Ok((rest.len(), None)),
                 State::Over(stop) => Ok((0, Some(stop))),
             };
-            match step {
+            match found {
                 Ok((n, None)) => at += n,
                 Ok((n, stop)) => return Fed { passed: at + n, stop, begun },
-                Err(fault) => {
+                Err((n, fault)) => {
                     let stop = if self.in_body() { Stop::Break(fault) } else { Stop::Refuse(fault) };
                     self.state = State::Over(stop);
-                    return Fed { passed: at, stop: Some(stop), begun };
+                    return Fed { passed: at + n, stop: Some(stop), begun };
                 }
             }
         }
@@ -199,7 +202,7 @@ impl Framer {
             }
             State::Start { .. } => self.first_line(line)?,
             State::Fields if line.is_empty() => return self.head_ends(),
-            State::Fields => self.field(line)?,
+            State::Fields => self.note(lines::field(line)?)?,
             State::Trailers if line.is_empty() => return Ok(self.message_ends()),
             State::Trailers => drop(lines::field(line)?),
             _ => {
@@ -224,8 +227,30 @@ impl Framer {
         Ok(())
     }
 
-    fn field(&mut self, line: &[u8]) -> Result<(), Fault> {
-        match lines::field(line)? {
+    /// All fields that are there in one go, and the end of the head, as long as they are whole and plain; else the
+    /// next line. A fault comes with the beginning of its line.
+    fn fields(&mut self, rest: &[u8]) -> Result<(usize, Option<Stop>), (usize, Fault)> {
+        let mut at = 0;
+        if self.cut.is_empty() {
+            while let Some((field, n)) = lines::whole_field(rest.get(at..).unwrap_or_default())
+                && n <= self.max_line
+            {
+                if field != Field::Other {
+                    self.note(field).map_err(|fault| (at, fault))?;
+                }
+                at += n;
+            }
+            if let Some([b'\r', b'\n', ..]) = rest.get(at..) {
+                let stop = self.head_ends().map_err(|fault| (at, fault))?;
+                return Ok((at + 2, stop));
+            }
+        }
+        if at > 0 { Ok((at, None)) } else { self.lines(rest).map_err(|fault| (0, fault)) }
+    }
+
+    /// What a field says of the message's end.
+    fn note(&mut self, field: Field<'_>) -> Result<(), Fault> {
+        match field {
             Field::Other => {}
             Field::ContentLength(value) => {
                 let length = lines::length(value, self.answers)?;

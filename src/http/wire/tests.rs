@@ -412,7 +412,7 @@ proptest! {
         fields in prop::collection::vec((NAME, TEXT), 0..8),
         body in prop::option::of(prop::collection::vec(any::<u8>(), 0..30)),
     ) {
-        let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let fields = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect::<Vec<_>>().concat();
         prop_assume!(method != "CONNECT" && !fields.to_lowercase().contains("upgrade"));
         let length = body.as_ref().map(|body| format!("content-length: {}\r\n", body.len())).unwrap_or_default();
         let head = format!("{method} {target} HTTP/1.{minor}\r\n{fields}{length}\r\n");
@@ -434,7 +434,7 @@ proptest! {
         chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..20), 0..5),
     ) {
         prop_assume!(status != 204 && status != 304);
-        let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let fields = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect::<Vec<_>>().concat();
         let head = format!("HTTP/1.1 {status}{reason}\r\n{fields}transfer-encoding: chunked\r\n\r\n");
         let mut bytes = head.clone().into_bytes();
         for chunk in &chunks {
