@@ -13,6 +13,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
+use super::hygiene;
+
 /// Most bytes of a request body that are kept so that it can be sent again.
 pub(crate) const REPLAY_LIMIT: usize = 64 * 1024;
 
@@ -232,7 +234,7 @@ impl Streaming {
             self.sent += 1;
             return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
         }
-        let frame = match ready!(Pin::new(&mut *source.incoming.borrow_mut()).poll_frame(cx)) {
+        let mut frame = match ready!(Pin::new(&mut *source.incoming.borrow_mut()).poll_frame(cx)) {
             None => return Poll::Ready(None),
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
@@ -251,6 +253,9 @@ impl Streaming {
                 self.sent += 1;
             }
         } else {
+            if let Some(trailers) = frame.trailers_mut() {
+                hygiene::clean_trailers(trailers);
+            }
             // Trailers are not kept.
             source.replayable.set(false);
         }
