@@ -9,10 +9,18 @@ use ::http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
-use super::{exchange::Exchange, limits::TimeLimits, outgoing::Outgoing, tunnel::Tunnel};
+use super::{
+    exchange::Exchange,
+    outgoing::{Outgoing, To},
+    tunnel::Tunnel,
+};
 use crate::{
     error::{ProxyError, Reason},
-    http::{body::UploadFault, framing, interim, upgrade},
+    http::{
+        body::UploadFault,
+        census::{self, Census},
+        framing, interim, upgrade,
+    },
     listener::ConnState,
     snapshot::{Candidate, Upstream},
     telemetry::Outcome,
@@ -30,8 +38,9 @@ const REPLAYS: usize = 1;
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(super) response: Response<Incoming>,
+    /// The fields that it came with.
+    pub(super) has: Census,
     pub(super) lease: Lease,
-    pub(super) limits: TimeLimits,
     /// Both sides switch protocols.
     pub(super) tunnel: Option<Tunnel>,
     /// Its client waits to be asked for the body, and the answer came first. Dropped, it ends the wait in vain.
@@ -41,9 +50,8 @@ pub(crate) struct Answer {
 /// Sends the request to an endpoint of `upstream` and waits for the head of its answer.
 pub(super) async fn send(
     exchange: &mut Exchange,
-    upstream: &Arc<Upstream>,
-    mut outgoing: Outgoing,
-    limits: &TimeLimits,
+    upstream: &Upstream,
+    outgoing: Outgoing,
 ) -> Result<Answer, ProxyError> {
     let mut picked = None;
     loop {
@@ -53,19 +61,27 @@ pub(super) async fn send(
             None => *picked.insert(pick(exchange, upstream)?),
         };
         let fresh = exchange.attempts() > 0;
-        exchange.attempt_begins(&candidate.endpoint);
+        let now = exchange.attempt_begins(&candidate.endpoint);
         let lane = lane(exchange, upstream, candidate, &outgoing);
-        let mut lease = match lane.checkout(fresh).await {
+        let mut lease = match lane.checkout(now, fresh).await {
             Ok(lease) => lease,
             Err(error) => return Err(not_connected(exchange, upstream, &error)),
         };
         exchange.attempt_has_connection(lease.reused());
         let may_replay = lease.reused() && exchange.attempts() <= REPLAYS;
         let mut gate = Gate::new(exchange, &outgoing);
-        match send_once(exchange, &mut outgoing, &lane, &mut lease, may_replay, &mut gate).await? {
+        let to = To { http2: lease.is_http2(), secure: lane.secure() };
+        let keep = may_replay && outgoing.repeatable(exchange);
+        let asked = gate.as_mut().and_then(|gate| gate.asked.take());
+        let mut request = outgoing.request(exchange, to, keep, asked)?;
+        let connection = exchange.connection();
+        if connection.interim_allowed() {
+            pass_on_interim(&mut request, connection.state.clone(), gate.as_ref().map(Gate::opener));
+        }
+        match lease.send(request).await {
             Ok(response) => {
                 let unasked = gate.and_then(|gate| gate.take());
-                let answer = answer(exchange, outgoing, response, lease, limits, upstream)?;
+                let answer = answer(exchange, outgoing, response, lease, upstream)?;
                 return Ok(Answer { unasked, ..answer });
             }
             Err(failure) => {
@@ -76,14 +92,14 @@ pub(super) async fn send(
                     && match &failure {
                         Failure::NotSent(..) => may_replay,
                         Failure::MaybeSent(_) => {
-                            may_replay && outgoing.repeatable() && failure.connection_died()
+                            may_replay && outgoing.repeatable(exchange) && failure.connection_died()
                         }
                     };
                 if !replay {
                     return Err(not_answered(exchange, upstream, &failure));
                 }
                 if let Failure::NotSent(request, _) = failure {
-                    outgoing.take_back(*request);
+                    Outgoing::take_back(exchange, *request);
                 }
             }
         }
@@ -106,26 +122,7 @@ fn lane(
     outgoing: &Outgoing,
 ) -> std::rc::Rc<Lane> {
     let worker = &exchange.connection().worker;
-    exchange.view().lane(&worker.pools, upstream, candidate, outgoing.want())
-}
-
-/// Sends the request on `lease`. The outer error is Weir's own; the inner one is the connection's.
-async fn send_once(
-    exchange: &Exchange,
-    outgoing: &mut Outgoing,
-    lane: &Lane,
-    lease: &mut Lease,
-    may_replay: bool,
-    gate: &mut Option<Gate>,
-) -> Result<Result<Response<Incoming>, Failure>, ProxyError> {
-    let keep = may_replay && outgoing.repeatable();
-    let asked = gate.as_mut().and_then(|gate| gate.asked.take());
-    let mut request = outgoing.request(exchange.attempts(), lease.is_http2(), lane.secure(), keep, asked)?;
-    let connection = exchange.connection();
-    if connection.interim_allowed() {
-        pass_on_interim(&mut request, connection.state.clone(), gate.as_ref().map(Gate::opener));
-    }
-    Ok(lease.send(request).await)
+    exchange.view().lane(&worker.pools, upstream, candidate, outgoing.want(exchange))
 }
 
 /// Holds back the body of a request whose client waits to be asked for it.
@@ -186,14 +183,16 @@ fn answer(
     outgoing: Outgoing,
     mut response: Response<Incoming>,
     lease: Lease,
-    limits: &TimeLimits,
     upstream: &Upstream,
 ) -> Result<Answer, ProxyError> {
     let broken = |exchange: &mut Exchange, what: &dyn std::fmt::Display| {
         exchange.attempt_ends(Outcome::ProtocolError);
         ProxyError::new(Reason::UpstreamProtocol).by(upstream.name()).because(what)
     };
-    if let Err(error) = framing::check(response.version(), response.headers()) {
+    let has = Census::of(response.headers());
+    if has.any(census::FRAMING)
+        && let Err(error) = framing::check(response.version(), response.headers())
+    {
         return Err(broken(exchange, &error));
     }
     let asked = outgoing.upgrade.as_ref().map(|(protocol, _)| protocol);
@@ -201,7 +200,7 @@ fn answer(
         Ok(accepted) => accepted,
         Err(error) => return Err(broken(exchange, &error)),
     };
-    exchange.answered(response.status(), response.headers());
+    exchange.answered(response.status(), has, response.headers());
     if exchange.method() == Method::CONNECT && accepted.is_none() && response.status().is_success() {
         // To its client any 2xx would say that the tunnel is there (RFC 9110 §9.3.6).
         let what = "the endpoint does not switch protocols";
@@ -211,7 +210,7 @@ fn answer(
         let (_, client) = outgoing.upgrade?;
         Some(Tunnel { protocol, client, endpoint: hyper::upgrade::on(&mut response) })
     });
-    Ok(Answer { response, lease, limits: limits.clone(), tunnel, unasked: None })
+    Ok(Answer { response, has, lease, tunnel, unasked: None })
 }
 
 fn not_connected(exchange: &mut Exchange, upstream: &Upstream, error: &CheckoutError) -> ProxyError {

@@ -10,6 +10,7 @@ use hyper::{
 use tokio::task::AbortHandle;
 
 use super::{
+    answers::Question,
     endpoint::{Counted, InFlight},
     lane::Lane,
     streams::StreamSlot,
@@ -20,6 +21,8 @@ use crate::http::body::RequestBody;
 #[derive(Debug)]
 pub(super) struct Http1 {
     pub(super) sender: http1::SendRequest<RequestBody>,
+    /// Tells the reading side what an answer is for.
+    pub(super) question: Question,
     /// Takes no new request after this, but for its first.
     pub(super) expires: Instant,
     pub(super) reused: bool,
@@ -109,7 +112,10 @@ impl Lease {
             None => Failure::MaybeSent(e.into_error()),
         };
         match &mut self.conn {
-            Some(Conn::Http1(conn)) => conn.sender.try_send_request(request).await.map_err(failure),
+            Some(Conn::Http1(conn)) => {
+                conn.question.ask(request.method());
+                conn.sender.try_send_request(request).await.map_err(failure)
+            }
             Some(Conn::Http2(slot)) => {
                 let conn = slot.connection();
                 let sent = conn.sender.clone().try_send_request(request).await.map_err(failure);
@@ -121,12 +127,12 @@ impl Lease {
         }
     }
 
-    /// The exchange is over, both ways, and left nothing behind: the connection can be used again.
-    pub(crate) fn finish(mut self) {
+    /// The exchange is over at `now`, both ways, and left nothing behind: the connection can be used again.
+    pub(crate) fn finish(mut self, now: Instant) {
         if let Some(Conn::Http1(_)) = self.conn
             && let Some(Conn::Http1(conn)) = self.conn.take()
         {
-            self.lane.release(conn);
+            self.lane.release(conn, now);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Groups of endpoints: what is known of each, how to connect to them, and the connections that are open.
 
+mod answers;
 pub mod connector;
 mod endpoint;
 mod lane;

@@ -21,6 +21,7 @@ use tokio::{
 
 use super::{
     ConnectError,
+    answers::{Answers, Question},
     lane::Lane,
     lease::{Http1, OpenSlot},
     streams::Http2,
@@ -73,13 +74,14 @@ pub(super) async fn open(lane: &Rc<Lane>, slot: Rc<OpenSlot>) -> Result<Opened, 
             .map_err(|_| ConnectError::Handshake("the endpoint sent no HTTP/2 settings".to_owned()))??;
         return Ok(Opened::Http2(Rc::new(Http2::new(sender, lane.endpoint(), expires, room, slot))));
     }
+    let question = Question::default();
     let (sender, connection) = http1::Builder::new()
         .writev(false)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(Answers::new(stream, question.clone())))
         .await
         .map_err(|e| ConnectError::Handshake(e.to_string()))?;
     let driver = drive(lane, connection.with_upgrades(), slot.clone());
-    Ok(Opened::Http1(Http1 { sender, expires, reused: false, driver, _open: slot }))
+    Ok(Opened::Http1(Http1 { sender, question, expires, reused: false, driver, _open: slot }))
 }
 
 /// Begins HTTP/2, and waits for the endpoint's settings: before they are there nobody knows how many streams it
