@@ -12,9 +12,11 @@ it finds.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,21 +31,24 @@ from harness.measure import Bench, say  # noqa: E402
 from harness.scenarios import MEMORY, SCENARIOS  # noqa: E402
 
 ROOT = contestants.ROOT
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MEASURES = ("cpu", "latency", "instructions", "memory")
+# What `--quick` looks at, and at whom.
 QUICK = ("h1-small", "h2", "grpc", "tls", MEMORY)
+QUICK_CONTESTANTS = ("bare", "nginx", "envoy")
 
 
 def main():
     options = arguments()
-    # SIGTERM and SIGHUP end everything as Ctrl-C does.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    for number in ENDS:
+        signal.signal(number, stop)
     # A thousand connections on each side are two thousand files.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         weirs = options.weir or {"weir": build("--bin", "weir")}
-        field = contestants.Field(build("--bench", "tools"), weirs, options.only)
+        only = (*QUICK_CONTESTANTS, *weirs) if options.quick and not options.only else options.only
+        field = contestants.Field(tools(), weirs, only)
     except KeyboardInterrupt:
         return
     folder = ROOT / "target/bench" / time.strftime("%Y-%m-%d_%H%M%S")
@@ -58,15 +63,21 @@ def main():
             say("bench: stopped; what was measured is kept")
         except process.Failed as error:
             say(f"bench: {error}; what was measured before is kept")
-            logs = sorted(Path(work).glob("*.log")) + sorted(Path(work).glob("*.out"))
-            for log in logs:
-                (folder / log.name).write_bytes(log.read_bytes())
-    if bench.figures:
+    if not bench.figures:
+        shutil.rmtree(folder)
+    else:
         table = report.table(bench.figures, facts, list(weirs))
         (folder / "table.md").write_text(table, encoding="utf-8")
         (folder / "plot.svg").write_text(plot.draw(bench.figures), encoding="utf-8")
         print(table)
         say(f"bench: {folder.relative_to(ROOT)}: table.md, plot.svg, raw.jsonl, machine.json")
+
+
+def stop(*_):
+    """Ctrl-C and its like, once: what was started is then ended, and nothing may come between."""
+    for number in ENDS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def arguments():
@@ -77,7 +88,11 @@ def arguments():
     parser.add_argument("--measure", type=comma, default=MEASURES, help=",".join(MEASURES))
     parser.add_argument("--rounds", type=int, help="default: 9 for h1-small, 3 for the others")
     parser.add_argument("--seconds", type=int, default=3, help="of load in each round (default: 3)")
+    parser.add_argument("--rates", type=rates, help="requests a second at which latencies are taken, beside half of "
+                        "the slowest contestant's saturation (default: 5000 for h1-small)")
     parser.add_argument("--weir", type=builds, help="PATH, or NAME=PATH,…: builds to compare instead of this tree's")
+    parser.add_argument("--calm", type=int, default=0, metavar="SECONDS",
+                        help="wait so long, at most, for a machine without other work before each start (default: 0)")
     parser.add_argument("--quick", action="store_true", help="one short round of what matters most")
     options = parser.parse_args()
     for given, known in ((options.scenario or (), names), (options.measure, MEASURES)):
@@ -91,6 +106,10 @@ def arguments():
 
 def comma(text):
     return tuple(word for word in text.split(",") if word)
+
+
+def rates(text):
+    return tuple(int(word) for word in comma(text))
 
 
 def builds(text):
@@ -116,6 +135,21 @@ def build(*what):
     if done.returncode != 0 or not programs:
         raise SystemExit("bench: the build failed")
     return programs[0]
+
+
+def tools():
+    """The programs in benches/tools. They are kept: cargo would build them anew after every commit."""
+    sources = [*sorted((ROOT / "benches/tools").glob("*.rs")), ROOT / "Cargo.lock", ROOT / "Cargo.toml"]
+    state = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
+    state.update(machine.first_line("rustc", "--version").encode())
+    kept = ROOT / "target/bench" / f"tools-{state.hexdigest()[:16]}"
+    if not kept.exists():
+        built = build("--bench", "tools")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        for old in kept.parent.glob("tools-*"):
+            old.unlink()
+        shutil.copy2(built, kept)
+    return str(kept)
 
 
 def measure(bench, options):
@@ -149,7 +183,8 @@ def versions(field):
 
 
 def commit():
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip()
 
 

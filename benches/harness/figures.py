@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and quartiles."""
+    """Median and quartiles of so many figures."""
 
     low: float
     middle: float
     high: float
+    of: int
 
     def text(self, digits):
         return f"{self.middle:,.{digits}f} ({self.low:,.{digits}f}–{self.high:,.{digits}f})"
@@ -22,9 +23,9 @@ def spread(values):
     if not values:
         return None
     if len(values) == 1:
-        return Spread(values[0], values[0], values[0])
+        return Spread(values[0], values[0], values[0], 1)
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return Spread(low, middle, high)
+    return Spread(low, middle, high, len(values))
 
 
 class Figures:

@@ -37,10 +37,10 @@ def with_h2load(scenario, port, seconds, cores):
 
 
 def requests(scenario, port, count, cores):
-    """So many requests, as fast as it goes, over 16 connections."""
+    """So many requests, as fast as it goes, over 16 connections: enough for a process that valgrind slows down."""
     scheme = "https" if scenario.tls else "http"
     out = process.run(
-        ["h2load", *([] if scenario.http2 else ["--h1"]), "-t1", "-c16", f"-n{count}",
+        ["h2load", *([] if scenario.http2 else ["--h1"]), "-t1", "-c16", f"-m{scenario.streams}", f"-n{count}",
          *(GRPC if scenario.grpc else []), f"{scheme}://127.0.0.1:{port}{path(scenario)}"],
         cores, 120,
     )

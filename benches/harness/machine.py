@@ -107,6 +107,17 @@ def core_busy(core):
     return 0.0
 
 
+def wait_for_calm(seconds, busy_share=0.1, look=0.5):
+    """Waits until this machine has little else to do, so many seconds at most; says whether it has."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        before = [core_busy(core) for core in cores()]
+        time.sleep(look)
+        if all(core_busy(core) - was < busy_share * look + TICK for core, was in zip(cores(), before)):
+            return True
+    return False
+
+
 def memory(pid):
     """Resident memory of a process and its children in MiB: as each has it, and what no other process shares."""
     resident = private = 0

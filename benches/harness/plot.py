@@ -1,24 +1,30 @@
-"""The results as one picture: CPU a request and p99, bars by contestant, whiskers from quartile to quartile."""
+"""The results as one picture: bars by contestant, whiskers from quartile to quartile."""
 
 from html import escape
 
 from .figures import Figures
+from .memory import MOMENTS
 
-COLOURS = {"direct": "#c8c8c8", "l4": "#a9b4c2", "bare": "#7d8ca3", "nginx": "#4c9a5b", "haproxy": "#c98a2b", "envoy": "#b0506f"}
+COLOURS = {"direct": "#c8c8c8", "l4": "#a9b4c2", "bare": "#7d8ca3", "nginx": "#4c9a5b", "haproxy": "#c98a2b",
+           "envoy": "#b0506f"}
 OF_WEIR = ["#1f5fbf", "#63a0e8", "#123a75", "#8fbff5"]
+CPU = "CPU µs a request, at saturation (below: user; above, lighter: system)"
+MOMENT_NAMES = dict(zip(MOMENTS, ("idle", "64 exchanges open", "1,000 open", "after"), strict=True))
 BAR, GAP, HEIGHT, LEFT, TOP = 26, 34, 240, 70, 60
 
 
 def draw(lines):
     figures = Figures(lines)
-    names = sorted(figures.each("contestant", "saturation") or figures.each("contestant", "memory"), key=rank)
+    names = sorted(dict.fromkeys(line["contestant"] for line in lines), key=rank)
     colours = dict(COLOURS)
     for at, name in enumerate(name for name in names if name not in COLOURS):
         colours[name] = OF_WEIR[at % len(OF_WEIR)]
     charts = [
-        ("CPU µs a request, at saturation (dark: user, light: system)", groups(figures, names, "saturation", "cpu")),
+        (CPU, groups(figures, names, "saturation", "cpu")),
         ("p99 in ms, at half of the slowest contestant's saturation (open loop)",
          groups(figures, names, "latency", "p99", label="half")),
+        ("Instructions a request in user space", groups(figures, names, "instructions", "user")),
+        ("Resident MiB", of_memory(figures, names)),
     ]
     charts = [(title, content) for title, content in charts if content]
     parts, top, width = [], TOP, 700
@@ -52,6 +58,16 @@ def groups(figures, names, what, field, **wanted):
     return found
 
 
+def of_memory(figures, names):
+    """Moment → contestant → spread."""
+    found = {}
+    for when in MOMENTS:
+        moment = Figures([line | line[when] for line in figures.some("memory")])
+        bars = {name: moment.values("resident", "memory", contestant=name) for name in names}
+        found[MOMENT_NAMES[when]] = {name: bar for name, bar in bars.items() if bar}
+    return found if any(found.values()) else {}
+
+
 def chart(title, content, colours, figures, top):
     base = top + HEIGHT
     parts = [f'<text x="{LEFT}" y="{top - 12}" font-size="14" font-weight="bold">{escape(title)}</text>']
@@ -69,7 +85,7 @@ def chart(title, content, colours, figures, top):
 
 
 def user_share(figures, title, scenario, name):
-    if not title.startswith("CPU"):
+    if title != CPU:
         return None
     user = figures.values("user", "saturation", scenario=scenario, contestant=name)
     system = figures.values("system", "saturation", scenario=scenario, contestant=name)
@@ -81,9 +97,12 @@ def column(x, base, bar, scale, colour, share):
     height, middle = bar.middle * scale, x + BAR / 2 - 1
     dark = height if share is None else height * share
     whisker = "".join(
-        f'<line x1="{middle - half}" y1="{base - one * scale:.1f}" x2="{middle + half}" y2="{base - other * scale:.1f}" stroke="#222"/>'
+        f'<line x1="{middle - half}" y1="{base - one * scale:.1f}" x2="{middle + half}" '
+        f'y2="{base - other * scale:.1f}" stroke="#222"/>'
         for half, one, other in [(0, bar.low, bar.high), (4, bar.low, bar.low), (4, bar.high, bar.high)])
     digits = 0 if bar.middle >= 100 else 1 if bar.middle >= 3 else 2
-    return (f'<rect x="{x}" y="{base - height:.1f}" width="{BAR - 3}" height="{height:.1f}" fill="{colour}" fill-opacity="0.55"/>'
-            f'<rect x="{x}" y="{base - dark:.1f}" width="{BAR - 3}" height="{dark:.1f}" fill="{colour}"/>{whisker}'
-            f'<text x="{middle}" y="{base - bar.high * scale - 5:.1f}" font-size="10" text-anchor="middle">{bar.middle:.{digits}f}</text>')
+    value = f"{bar.middle / 1000:.0f}k" if bar.middle >= 10_000 else f"{bar.middle:.{digits}f}"
+    return (f'<rect x="{x}" y="{base - height:.1f}" width="{BAR - 3}" height="{height:.1f}" fill="{colour}" '
+            f'fill-opacity="0.55"/><rect x="{x}" y="{base - dark:.1f}" width="{BAR - 3}" height="{dark:.1f}" '
+            f'fill="{colour}"/>{whisker}<text x="{middle}" y="{base - bar.high * scale - 5:.1f}" font-size="10" '
+            f'text-anchor="middle">{value}</text>')

@@ -1,13 +1,14 @@
 """The results as Markdown: what was run, verdicts, tables."""
 
 from .figures import Figures, ratio
-from .measure import HOLD_MS, HOLD_SIZE, IDLE_TIMEOUT
+from .memory import HOLD_MS, HOLD_SIZE, IDLE_TIMEOUT, MOMENTS, REST_SECONDS
 from .scenarios import SCENARIOS
 
 MAIN = "h1-small"
 # The targets.
 CPU_OF_NGINX, CPU_BELOW_ENVOY, INSTRUCTIONS_OF_BARE = 1.05, 2.3, 1.3
 IDLE_MIB, BUSY_MIB, GIVEN_BACK = 12, 60, 0.75
+VERDICTS = {True: "met", False: "**not met**", None: "too few rounds"}
 
 
 def table(lines, facts, weirs):
@@ -21,6 +22,7 @@ def table(lines, facts, weirs):
     parts += [instructions(figures, scenario, order) for scenario in figures.each("scenario", "instructions")]
     if figures.some("memory"):
         parts.append(memory(figures, order))
+    parts.append(failures(figures))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -47,7 +49,7 @@ def verdicts(figures, weirs):
     if not lines:
         return ""
     return "## Targets\n\n| build | target | measured | |\n|---|---|---|---|\n" + "\n".join(
-        f"| {name} | {target} | {measured} | {'met' if met else '**not met**'} |" for name, target, measured, met in lines)
+        f"| {name} | {target} | {measured} | {VERDICTS[met]} |" for name, target, measured, met in lines)
 
 
 def verdicts_on(figures, name):
@@ -62,7 +64,8 @@ def verdicts_on(figures, name):
     if (times := ratio(cpu(name), cpu("nginx"))) is not None:
         yield name, f"CPU a request ≤ {CPU_OF_NGINX} × nginx's", f"{times:.3f} ×", times <= CPU_OF_NGINX
     if (times := ratio(cpu("envoy"), cpu(name))) is not None:
-        yield name, f"CPU a request ≥ {CPU_BELOW_ENVOY} × less than Envoy's", f"{times:.2f} ×", times >= CPU_BELOW_ENVOY
+        yield (name, f"CPU a request ≥ {CPU_BELOW_ENVOY} × less than Envoy's", f"{times:.2f} ×",
+               times >= CPU_BELOW_ENVOY)
     if (times := ratio(instructions_of(name), instructions_of("bare"))) is not None:
         yield (name, f"user-space instructions a request ≤ {INSTRUCTIONS_OF_BARE} × the bare hyper proxy's",
                f"{times:.3f} ×", times <= INSTRUCTIONS_OF_BARE)
@@ -70,7 +73,7 @@ def verdicts_on(figures, name):
     theirs = figures.values("p99", "latency", scenario=MAIN, label="half", contestant="nginx")
     if ours and theirs:
         yield (name, "p99 at half of saturation no worse than nginx's (worse: the quartile ranges separate)",
-               f"{ours.text(3)} ms, nginx {theirs.text(3)} ms", ours.low <= theirs.high)
+               f"{ours.text(3)} ms, nginx {theirs.text(3)} ms", ours.low <= theirs.high if ours.of >= 3 else None)
     yield from verdicts_on_memory(figures, name)
 
 
@@ -83,8 +86,8 @@ def verdicts_on_memory(figures, name):
     back = (busy - after) / (busy - idle) if busy > idle else 1.0
     yield name, f"resident memory idle < {IDLE_MIB} MiB", f"{idle:.1f} MiB", idle < IDLE_MIB
     yield name, f"resident memory with 1,000 exchanges open < {BUSY_MIB} MiB", f"{busy:.1f} MiB", busy < BUSY_MIB
-    yield (name, f"given back when they have gone (at least {GIVEN_BACK:.0%} of the growth)", f"{back:.0%}, to {after:.1f} MiB",
-           back >= GIVEN_BACK)
+    yield (name, f"given back when they have gone (at least {GIVEN_BACK:.0%} of the growth)",
+           f"{back:.0%}, to {after:.1f} MiB", back >= GIVEN_BACK)
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------
@@ -132,8 +135,8 @@ def saturation(figures, scenario, order):
             f"{SCENARIOS[scenario].connections} connections" \
             + (f" of {SCENARIOS[scenario].streams} streams" if SCENARIOS[scenario].streams > 1 else "") \
             + f", {rounds} round{'s' * (rounds > 1)}."
-    return rows(title, ["CPU µs/request", "user", "system", "× nginx", "× Envoy", "requests/s", "busy", "others", "p50",
-                        "p99", "p99.9", "errors"], cells)
+    return rows(title, ["CPU µs/request", "user", "system", "× nginx", "× Envoy", "requests/s", "busy", "others",
+                        "p50 ms", "p99 ms", "p99.9 ms", "errors"], cells)
 
 
 def latency(figures, scenario, label, order):
@@ -174,7 +177,7 @@ def memory(figures, order):
     cells = []
     for name in taking_part(figures, order, "memory"):
         row = [name]
-        for when in ("idle", "64", "1000", "after"):
+        for when in MOMENTS:
             at = Figures([line[when] | {"what": when} for line in figures.some("memory", contestant=name)])
             row.append(f"{number(at.values('resident', when), 1)} ({number(at.values('private', when), 1)})")
         pairs = figures.some("memory", contestant=name)[0]["1000"]["pairs"]
@@ -183,8 +186,14 @@ def memory(figures, order):
         cells.append(row)
     title = f"""## Memory
 
-Resident MiB of all processes of a contestant, in brackets what is private to them; medians. The origin holds every answer
-({HOLD_SIZE // 1024} KiB) back for {HOLD_MS} ms, so that as many connections are in use towards it as there are clients ("pairs": how many
-were seen at once); the most that was seen counts. "After": 4 s after everything was closed, with an idle time-out of
-{IDLE_TIMEOUT} s for connections to the origin; "left open" are descriptors above those at the start."""
+Resident MiB of all processes of a contestant, in brackets what is private to them; medians. The origin holds every
+answer ({HOLD_SIZE // 1024} KiB) back for {HOLD_MS} ms, so that as many connections are in use towards it as there are clients
+("pairs": how many were seen at once); the most that was seen counts. "After": {REST_SECONDS} s after everything was closed, with
+an idle time-out of {IDLE_TIMEOUT} s for connections to the origin; "left open" are descriptors above those at the start."""
     return rows(title, ["idle", "64", "1,000", "after", "pairs", "left open", "errors"], cells)
+
+
+def failures(figures):
+    lines = figures.some("failure")
+    return "## Failures\n\n" + "\n".join(
+        f"- {line['scenario']}, {line['contestant']}: {line['error']}" for line in lines) if lines else ""
