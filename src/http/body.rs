@@ -23,6 +23,10 @@ pub(crate) struct Flow {
     response_bytes: Cell<u64>,
     moved: Cell<Instant>,
     fault: Cell<Option<UploadFault>>,
+    /// The client owes more of the request's body: it has been asked for, and has not come.
+    owed: Cell<bool>,
+    /// The answer was given up because the client let it stand still.
+    stalled: Cell<bool>,
 }
 
 /// Why a request body ended before its end.
@@ -41,6 +45,8 @@ impl Flow {
             response_bytes: Cell::new(0),
             moved: Cell::new(now),
             fault: Cell::new(None),
+            owed: Cell::new(false),
+            stalled: Cell::new(false),
         })
     }
 
@@ -59,6 +65,20 @@ impl Flow {
 
     pub(crate) fn fault(&self) -> Option<UploadFault> {
         self.fault.get()
+    }
+
+    /// Whether everybody waits for the client to send more of its request's body.
+    pub(crate) fn owed(&self) -> bool {
+        self.owed.get()
+    }
+
+    /// The client let its answer stand still for too long.
+    pub(crate) fn stall(&self) {
+        self.stalled.set(true);
+    }
+
+    pub(crate) fn stalled(&self) -> bool {
+        self.stalled.get()
     }
 
     pub(crate) fn answered(&self, bytes: usize) {
@@ -229,7 +249,9 @@ impl Streaming {
             self.sent += 1;
             return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
         }
-        let frame = match ready!(Pin::new(&mut *source.incoming.borrow_mut()).poll_frame(cx)) {
+        let polled = Pin::new(&mut *source.incoming.borrow_mut()).poll_frame(cx);
+        source.flow.owed.set(polled.is_pending());
+        let frame = match ready!(polled) {
             None => return Poll::Ready(None),
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {

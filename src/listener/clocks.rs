@@ -2,8 +2,12 @@
 
 use std::{rc::Weak, time::Instant};
 
-use super::{Connection, Signal, state::Phase};
-use crate::drain;
+use super::{
+    Connection, Signal,
+    frames::{Clock, PING},
+    state::Phase,
+};
+use crate::{drain, telemetry::ConnectionEnd};
 
 /// How often a client that ended its half while it waits for an answer is asked whether it is still there.
 const PROBES: u8 = 2;
@@ -13,11 +17,12 @@ impl Connection {
     pub(crate) fn inspect(&self, now: Instant) {
         let config = &self.listener.config;
         let verdict = if self.stands_still(now) {
-            self.stalled.set(true);
+            if !self.stalled.replace(true) {
+                self.ended_for(ConnectionEnd::Stalled);
+            }
             Some(Signal::Close)
         } else if self.is_multiplexed() {
-            let silent = now.saturating_duration_since(self.idle_since.get());
-            (self.active.get() == 0 && silent >= config.keepalive_timeout).then_some(Signal::Finish)
+            self.inspect_multiplexed(now)
         } else {
             let passed = self.state.in_phase();
             match self.state.phase() {
@@ -35,6 +40,28 @@ impl Connection {
         if let Some(signal) = verdict {
             self.tell(signal);
         }
+    }
+
+    fn inspect_multiplexed(&self, now: Instant) -> Option<Signal> {
+        let config = &self.listener.config;
+        self.stop_stalled(now);
+        match self.meter.get()?.look(now, config.header_timeout, &config.http2) {
+            Clock::Fine => {}
+            // The socket adds it between two frames, as it does with interim responses between two messages.
+            Clock::Ping => self.state.send_interim(PING),
+            Clock::Over => return Some(Signal::Look),
+        }
+        if self.active.get() > 0 {
+            return None;
+        }
+        let silent = now.saturating_duration_since(self.idle_since.get());
+        let finishing = self.finishing.get().map(|since| now.saturating_duration_since(since));
+        // Whoever is told to finish is to acknowledge it (PING): one that never does is not waited for.
+        let patience = config.header_timeout;
+        if finishing.is_some_and(|since| since >= patience) && silent >= patience {
+            return Some(Signal::Close);
+        }
+        (silent >= config.keepalive_timeout && finishing.is_none()).then_some(Signal::Finish)
     }
 
     /// Whether the client has taken nothing of its answer for too long. hyper does not ask for more of a body

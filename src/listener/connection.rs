@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
+    collections::VecDeque,
     convert::Infallible,
     net::SocketAddr,
     pin::{Pin, pin},
@@ -21,22 +22,25 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    task::AbortHandle,
     time::timeout,
 };
 
 use super::{
     Listener, Place,
     detect::Detected,
+    frames::{FrameMeter, MeteredIo},
     io::ServerIo,
     open::Refused,
     state::{ConnState, Phase},
+    streams::{StreamExecutor, Watched},
 };
 use crate::{
     error::Reason,
     http::{body::Flow, forwarded::Peer},
     proxy,
-    telemetry::ConnectionRefusal,
-    worker::{LocalExecutor, Seat, Worker},
+    telemetry::{ConnectionEnd, ConnectionRefusal, labels::Label as _},
+    worker::{Seat, Worker},
 };
 
 /// How long a client has to take the answer that ends its connection.
@@ -85,6 +89,14 @@ pub(crate) struct Connection {
     pub(super) stall_limit: Cell<Option<Duration>>,
     /// What [`ConnState::writes`] was when it last changed, and when that was seen.
     pub(super) last_write: Cell<(u32, Instant)>,
+    /// HTTP/2: what was seen of the client's frames.
+    pub(super) meter: OnceCell<Rc<FrameMeter>>,
+    /// HTTP/2: the answers that are on their way.
+    pub(super) watched: RefCell<Vec<Watched>>,
+    /// HTTP/2: the tasks of streams that have not run yet.
+    pub(super) spawned: RefCell<VecDeque<AbortHandle>>,
+    /// HTTP/2: when it was told to finish.
+    pub(super) finishing: Cell<Option<Instant>>,
     /// The connection was closed because it stood still.
     pub(super) stalled: Cell<bool>,
     signal: Cell<Option<Signal>>,
@@ -118,6 +130,10 @@ impl Connection {
             rest: RefCell::new(Weak::new()),
             stall_limit: Cell::new(None),
             last_write: Cell::new((0, now)),
+            meter: OnceCell::new(),
+            watched: RefCell::new(Vec::new()),
+            spawned: RefCell::new(VecDeque::new()),
+            finishing: Cell::new(None),
             stalled: Cell::new(false),
             signal: Cell::new(None),
             seat: RefCell::new(None),
@@ -179,7 +195,10 @@ impl Connection {
         let Some(parts) = served.into_parts() else { return };
         let io = parts.io.into_inner();
         match ended {
-            Some(Signal::HeadTooSlow) => self.say_too_slow(io).await,
+            Some(Signal::HeadTooSlow) => {
+                self.ended_for(ConnectionEnd::HeaderTimeout);
+                self.say_too_slow(io).await;
+            }
             None if self.client_may_still_send() => self.linger(io).await,
             Some(_) | None => {}
         }
@@ -217,6 +236,10 @@ impl Connection {
     async fn serve_http2(self: Rc<Self>, io: ServerIo) {
         self.multiplexed.set(true);
         let config = &self.listener.config;
+        self.stall_limit.set(Some(config.keepalive_timeout));
+        let meter = Rc::new(FrameMeter::new(&config.http2, Instant::now()));
+        let _ = self.meter.set(meter.clone());
+        let io = Rc::new(RefCell::new(io));
         let handler = self.clone();
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let connection = handler.clone();
@@ -225,29 +248,72 @@ impl Connection {
         // Twice what is allowed, so that what is only somewhat too large gets an answer that explains itself: h2
         // refuses what is larger with a bare status.
         let header_list = u32::try_from(config.max_header_bytes.saturating_mul(2)).unwrap_or(u32::MAX);
-        let served = http2::Builder::new(LocalExecutor)
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(config.max_streams)
-            .max_header_list_size(header_list)
-            .enable_connect_protocol()
-            .serve_connection(TokioIo::new(io), service);
-        let mut served = pin!(served);
-        std::future::poll_fn(|cx| {
-            self.state.listen(cx.waker());
-            match self.signal.take() {
-                None | Some(Signal::Look) => {}
-                Some(Signal::Finish) => served.as_mut().graceful_shutdown(),
-                Some(_) => return Poll::Ready(()),
+        let limits = &config.http2;
+        {
+            let served = http2::Builder::new(StreamExecutor(self.clone()))
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(config.max_streams)
+                .max_header_list_size(header_list)
+                .max_local_error_reset_streams(usize::try_from(limits.max_stream_errors).ok())
+                .initial_stream_window_size(limits.window)
+                .initial_connection_window_size(limits.connection_window)
+                .max_send_buf_size(usize::try_from(limits.max_send_buffer).unwrap_or(usize::MAX))
+                .enable_connect_protocol()
+                .serve_connection(TokioIo::new(MeteredIo::new(&io, &meter)), service);
+            let mut served = pin!(served);
+            std::future::poll_fn(|cx| {
+                self.state.listen(cx.waker());
+                match self.signal.take() {
+                    None | Some(Signal::Look) => {}
+                    Some(Signal::Finish) => served.as_mut().graceful_shutdown(),
+                    Some(_) => return Poll::Ready(()),
+                }
+                let polled = Pin::new(&mut served).poll(cx);
+                if meter.verdict().is_some() {
+                    return Poll::Ready(());
+                }
+                polled.map(|result| self.note_end(result))
+            })
+            .await;
+            // With hyper's part in it go all its streams: what is said now is the last word.
+        }
+        if let Some(why) = meter.verdict() {
+            self.ended_for(why);
+            if let Ok(io) = Rc::try_unwrap(io) {
+                self.say_goaway(io.into_inner(), &meter).await;
             }
-            Pin::new(&mut served).poll(cx).map(|result| self.note_end(result))
-        })
-        .await;
+        }
+    }
+
+    /// Tells an HTTP/2 client that its connection ends because of it.
+    async fn say_goaway(&self, mut io: ServerIo, meter: &FrameMeter) {
+        // In the middle of another frame nobody would understand it.
+        if self.state.between()
+            && matches!(timeout(LAST_WORD, io.write_all(&meter.goaway())).await, Ok(Ok(())))
+        {
+            self.linger(io).await;
+        }
+    }
+
+    /// Counts a connection that Weir ends because of what its client did.
+    pub(super) fn ended_for(&self, why: ConnectionEnd) {
+        self.listener.metrics.ended.of(why).increment(1);
+        tracing::info!(
+            listener = %self.listener.config.name, peer = %self.remote, reason = why.text(),
+            "a client's connection was ended"
+        );
     }
 
     fn note_end(&self, result: Result<(), hyper::Error>) {
         if let Err(error) = result {
             tracing::debug!(listener = %self.listener.config.name, peer = %self.remote, %error, "connection ended");
-            if self.multiplexed.get() && !self.served.get() {
+            if !self.multiplexed.get() {
+                return;
+            }
+            if let Some(why) = ended_by_h2(&error) {
+                self.ended_for(why);
+            }
+            if !self.served.get() {
                 self.listener.metrics.refused.of(ConnectionRefusal::Protocol).increment(1);
             }
         }
@@ -257,6 +323,9 @@ impl Connection {
     /// has not acted on yet gives way only to something stronger.
     pub(crate) fn tell(&self, signal: Signal) {
         self.signal.set(self.signal.get().max(Some(signal)));
+        if signal == Signal::Finish && self.finishing.get().is_none() {
+            self.finishing.set(Some(Instant::now()));
+        }
         self.state.wake();
     }
 
@@ -311,8 +380,10 @@ impl Connection {
 
     /// It leaves HTTP: its clocks are the tunnel's.
     pub(crate) fn becomes_tunnel(&self) {
-        self.stall_limit.set(None);
-        self.state.enter(Phase::Tunnel);
+        if !self.multiplexed.get() {
+            self.stall_limit.set(None);
+            self.state.enter(Phase::Tunnel);
+        }
     }
 
     /// Resolves when the connection is to be closed now. For what outlives hyper's part in it: tunnels.
@@ -351,5 +422,15 @@ impl Connection {
         } else {
             self.state.enter(Phase::Idle);
         }
+    }
+}
+
+/// What of h2's errors says that the client was at fault.
+fn ended_by_h2(error: &hyper::Error) -> Option<ConnectionEnd> {
+    let error = std::error::Error::source(error)?.downcast_ref::<h2::Error>()?;
+    match error.reason() {
+        Some(h2::Reason::ENHANCE_YOUR_CALM) if error.is_library() => Some(ConnectionEnd::FrameFlood),
+        Some(_) if error.is_library() => Some(ConnectionEnd::Protocol),
+        _ => None,
     }
 }

@@ -4,10 +4,12 @@ mod accept;
 mod clocks;
 mod connection;
 mod detect;
+mod frames;
 mod io;
 mod open;
 mod refusal;
 mod state;
+mod streams;
 pub mod tls;
 
 use std::{

@@ -57,9 +57,7 @@ pub(super) fn forward(mut exchange: Box<Exchange>, answer: Answer) -> Response<R
         hygiene::for_http2(&mut head.headers);
     }
     exchange.head_goes_out();
-    if !connection.is_multiplexed() {
-        connection.bound_stall(limits.idle());
-    }
+    exchange.bound_stall(limits.idle());
     // A client that was told to keep its body is about to send another request, where the body should be.
     let last = exchange.connection_is_leaving() || unasked.is_some();
     let response = finished(head, ResponseBody::streaming(body, exchange, lease, limits, unasked));
@@ -73,7 +71,7 @@ pub(super) fn made(mut exchange: Box<Exchange>, error: &ProxyError) -> Response<
     exchange.makes(error, head.status);
     exchange.head_goes_out();
     // Where a request that made no sense ends, nobody knows.
-    let unreadable = matches!(error.reason, Reason::Malformed | Reason::HeaderTooLarge)
+    let unreadable = matches!(error.reason, Reason::Malformed | Reason::HeaderTooLarge | Reason::BodyTimeout)
         || exchange.method() == Method::CONNECT;
     let last = exchange.connection_is_leaving() || (unreadable && exchange.version() != Version::HTTP_2);
     let connection = exchange.connection().clone();

@@ -13,6 +13,7 @@ use hyper::{
     body::{Body as _, Incoming},
 };
 use smallvec::SmallVec;
+use tokio::task::AbortHandle;
 
 use crate::{
     config::{Name, bootstrap::Direction},
@@ -60,6 +61,8 @@ pub(crate) struct Exchange {
     /// Weir's own share of the time to the answer's head, once that is out.
     pub(super) overhead: Option<Duration>,
     pub(super) refused_on_purpose: bool,
+    /// HTTP/2: the task of its stream.
+    stream_task: Option<AbortHandle>,
     _in_flight: Held,
 }
 
@@ -104,6 +107,7 @@ impl Exchange {
             ended: Ended::ClientGone,
             overhead: None,
             refused_on_purpose: false,
+            stream_task: connection.is_multiplexed().then(|| connection.stream_task()).flatten(),
             _in_flight: in_flight,
             connection,
         })
@@ -263,6 +267,11 @@ impl Exchange {
 
     /// One of the exchange's clocks has run out before the answer's headers came.
     pub(super) fn timed_out(&mut self, reason: Reason, upstream: &Upstream) -> ProxyError {
+        if reason == Reason::UpstreamTimeout && self.flow.owed() {
+            // The endpoint waits for the request as Weir does: it is not to blame.
+            self.attempt_ends(Outcome::Cancelled);
+            return ProxyError::new(Reason::BodyTimeout);
+        }
         // A deadline that the client set is nobody's failure.
         let outcome = if reason == Reason::DeadlineExceeded { Outcome::Cancelled } else { Outcome::Timeout };
         self.attempt_ends(outcome);
@@ -297,6 +306,15 @@ impl Exchange {
         self.ended = ended;
     }
 
+    /// Bounds how long the client may let the answer's body stand still; `None` = for ever.
+    pub(super) fn bound_stall(&mut self, limit: Option<Duration>) {
+        if !self.connection.is_multiplexed() {
+            self.connection.bound_stall(limit);
+        } else if let (Some(limit), Some(task)) = (limit, self.stream_task.take()) {
+            self.connection.watch(&self.flow, limit, task);
+        }
+    }
+
     /// Time that was Weir's own: up to the answer's headers, without the attempts.
     pub(super) fn own_share(&self, until_headers: Duration) -> Duration {
         let waited: Duration = self.attempts.iter().map(|attempt| attempt.took).sum();
@@ -322,7 +340,7 @@ impl Drop for Exchange {
         route.finished(&self.method, status, took);
         listener.request_bytes.increment(self.flow.request_bytes());
         listener.response_bytes.increment(self.flow.response_bytes());
-        if self.ended == Ended::ClientGone && self.connection.stalled() {
+        if self.ended == Ended::ClientGone && (self.connection.stalled() || self.flow.stalled()) {
             self.ended = Ended::Timeout;
         }
         self.write_record(took);

@@ -11,16 +11,13 @@ use crate::{
     error::{ProxyError, Reason},
     http::{
         framing::{self, Forwards},
-        trace,
+        http2, trace,
         upgrade::{self, UpgradeProtocol},
         uri,
     },
     route::{self, RequestView},
     snapshot::{Target, Upstream},
 };
-
-/// What a field counts beside its name and value (RFC 9113 §6.5.2).
-const FIELD_OVERHEAD: usize = 32;
 
 /// A request that is HTTP as it must be.
 #[derive(Debug)]
@@ -51,7 +48,10 @@ pub(super) fn receive(
     };
     let upgrade = wish.map(|protocol| (protocol, hyper::upgrade::on(&mut request)));
     let (mut parts, body) = request.into_parts();
-    check_size(exchange, &parts)?;
+    if parts.version == Version::HTTP_2 {
+        check_size(exchange, &parts)?;
+        http2::check_request(&parts).map_err(|e| malformed(&e))?;
+    }
     framing::check(parts.version, &parts.headers).map_err(|e| malformed(&e))?;
     let authority = uri::authority(parts.version, &parts.method, &parts.uri, &parts.headers)
         .map_err(|e| malformed(&e))?;
@@ -88,13 +88,8 @@ pub(super) fn receive(
 
 /// Holds a request over HTTP/2 to the listener's bounds; the parser of HTTP/1 does it by itself.
 fn check_size(exchange: &Exchange, parts: &Parts) -> Result<(), ProxyError> {
-    if parts.version != Version::HTTP_2 {
-        return Ok(());
-    }
     let config = &exchange.connection().listener.config;
-    // The size of a list of fields as HTTP/2 counts it: RFC 9113 §6.5.2.
-    let bytes: usize =
-        parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD).sum();
+    let bytes = framing::size_of(&parts.headers);
     let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if parts.headers.len() > config.max_headers || bytes + target > config.max_header_bytes {
         return Err(ProxyError::new(Reason::HeaderTooLarge));

@@ -62,6 +62,7 @@ pub(crate) enum Alpn {
 #[derive(Debug)]
 pub struct Connector {
     connect_timeout: Duration,
+    max_header_bytes: usize,
     tls: Option<ReloadingTls>,
 }
 
@@ -92,8 +93,12 @@ struct Tls {
 
 impl Connector {
     /// Reads what TLS needs; fails when a file cannot be used.
-    pub fn new(connect_timeout: Duration, tls: Option<&ClientTls>) -> Result<Self, TlsError> {
-        Ok(Self { connect_timeout, tls: tls.map(ReloadingTls::load).transpose()? })
+    pub fn new(
+        connect_timeout: Duration,
+        max_header_bytes: usize,
+        tls: Option<&ClientTls>,
+    ) -> Result<Self, TlsError> {
+        Ok(Self { connect_timeout, max_header_bytes, tls: tls.map(ReloadingTls::load).transpose()? })
     }
 
     /// Reads the files of `tls` again; takes them when they changed and are whole, for the connections that are opened
@@ -104,6 +109,11 @@ impl Connector {
 
     pub(crate) fn connect_timeout(&self) -> Duration {
         self.connect_timeout
+    }
+
+    /// Most bytes of an answer's head.
+    pub(crate) fn max_header_bytes(&self) -> usize {
+        self.max_header_bytes
     }
 
     /// Whether connections are under TLS.

@@ -27,9 +27,6 @@ use super::{
 };
 use crate::{http::body::RequestBody, net::Stream};
 
-/// Most bytes of an answer's headers over HTTP/2, as for requests.
-const MAX_HEADER_LIST: u32 = 64 * 1024;
-
 /// A new connection.
 pub(super) enum Opened {
     Http1(Http1),
@@ -95,7 +92,7 @@ async fn handshake_http2(
         .timer(TokioTimer::new())
         .adaptive_window(true)
         .initial_max_send_streams(0)
-        .max_header_list_size(MAX_HEADER_LIST)
+        .max_header_list_size(u32::try_from(lane.connector().max_header_bytes()).unwrap_or(u32::MAX))
         .keep_alive_interval(keep_alive)
         .keep_alive_timeout(keep_alive)
         .handshake(TokioIo::new(stream))

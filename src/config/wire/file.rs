@@ -158,11 +158,36 @@ wire! {
         max_headers: Int<1, 10_000> = default(Int(100)),
         /// HTTP/2: most streams at once on a connection.
         max_streams: Int<1, 100_000> = default(Int(100)),
+        /// HTTP/2: what else bounds a connection. What goes beyond ends it, and is counted.
+        http2: Http2Wire = empty,
         /// Peers whose X-Forwarded-* and X-Request-Id are believed. Default: loopback and private ranges; an empty
         /// list trusts nobody.
         trust: List<IpNet, 0> = default(private_ranges()),
     }
     later { "proxy_protocol", "unmatched", "upstream" }
+}
+
+wire! {
+    /// What bounds one HTTP/2 connection of a client.
+    Http2Wire as "listener-http2" {
+        /// Most streams that the client resets within a second.
+        max_resets: Int<1, 1_000_000> = default(Int(1_000)),
+        /// Most streams, over the connection's life, that errors of the client make Weir reset.
+        max_stream_errors: Int<1, 1_000_000> = default(Int(1_000)),
+        /// Most frames within a second that carry nothing of a message: PING, SETTINGS, PRIORITY, WINDOW_UPDATE,
+        /// unknown and empty ones.
+        max_control_frames: Int<100, 10_000_000> = default(Int(10_000)),
+        /// Most bytes of one request's body that wait for the endpoint.
+        window: Size<65_535, 2_147_483_647> = default(Size(262_144)),
+        /// The same for all requests of a connection together.
+        connection_window: Size<65_535, 2_147_483_647> = default(Size(1_048_576)),
+        /// Most bytes of one answer that wait for the client.
+        max_send_buffer: Size<16_384, 2_147_483_647> = default(Size(65_536)),
+        /// A client that sent nothing for this long is asked for a sign of life; 0 = never.
+        ping_interval: SpanOrNone = default(SpanOrNone::secs(60)),
+        /// How long it has for that before its connection is closed.
+        ping_timeout: Span = default(Span::secs(20)),
+    }
 }
 
 /// Loopback and the private ranges (RFC 1918, RFC 4193).
@@ -212,6 +237,10 @@ wire! {
         pool: PoolWire = empty,
         /// Bound on one TCP connect and, after it, on the TLS handshake.
         connect_timeout: Span = default(Span::secs(1)),
+        /// Most bytes of an answer's head, each field counted with 32 more; a larger one is 502.
+        max_header_bytes: Size<8192, 16_777_216> = default(Size(65_536)),
+        /// Most header fields of an answer; more are 502.
+        max_headers: Int<1, 10_000> = default(Int(100)),
     }
     later { "health", "ejection", "breaker", "retry", "hedge", "concurrency", "fallback", "discover", "slow_start", "panic", "min_healthy" }
 }
