@@ -181,6 +181,8 @@ pub(crate) enum BodyError {
     Superseded,
     /// The endpoint answered without having asked for the body, which its client therefore keeps.
     NotAsked,
+    /// Content where the answer's status says that there is none (RFC 9110 §6.4.1).
+    Unexpected,
     /// A fault in Weir.
     Internal,
 }
@@ -193,6 +195,7 @@ impl std::fmt::Display for BodyError {
             Self::Timeout => f.write_str("body timed out"),
             Self::Superseded => f.write_str("the request is being sent again"),
             Self::NotAsked => f.write_str("nobody asked for the body"),
+            Self::Unexpected => f.write_str("content in an answer that has none"),
             Self::Internal => f.write_str("internal error"),
         }
     }

@@ -28,14 +28,17 @@ const PREFACE: u32 = 24;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
 const CONTINUATION: u8 = 9;
+const ACK: u8 = 0x1;
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 
 /// A PING, with eight octets that neither h2 nor hyper uses (RFC 9113 §6.7).
 pub(super) const PING: &[u8] = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00weirping";
 
-/// The code of a GOAWAY for a peer that does too much (RFC 9113 §7).
+/// Codes of GOAWAY (RFC 9113 §7): for a peer that says what it must not, and for one that does too much.
+const PROTOCOL_ERROR: u8 = 0x1;
 const ENHANCE_YOUR_CALM: u8 = 0xb;
 
 /// What was seen of the frames that a client sent.
@@ -51,6 +54,8 @@ pub(super) struct FrameMeter {
     /// Some of a request's head has come, not all; or nothing has come at all yet.
     in_head: Cell<bool>,
     head_since: Cell<Option<Instant>>,
+    /// No frame has come yet. The first has to be SETTINGS (RFC 9113 §3.4); h2 takes any.
+    first: Cell<bool>,
     /// The newest stream that the client began.
     last_stream: Cell<u32>,
     resets: Allowance,
@@ -72,6 +77,7 @@ impl FrameMeter {
             // The client's settings are due as a head is.
             in_head: Cell::new(true),
             head_since: Cell::new(Some(now)),
+            first: Cell::new(true),
             last_stream: Cell::new(0),
             resets: Allowance::new(limits.max_resets, now),
             control: Allowance::new(limits.max_control_frames, now),
@@ -135,9 +141,11 @@ impl FrameMeter {
             DATA if length > 0 || flags & END_STREAM != 0 => {}
             _ => self.spend(&self.control, ConnectionEnd::ControlFlood),
         }
-        if kind != HEADERS && kind != CONTINUATION && self.last_stream.get() == 0 {
-            // The first settings.
+        if self.first.replace(false) {
             self.ends_head.set(true);
+            if kind != SETTINGS || flags & ACK != 0 {
+                self.verdict.set(Some(ConnectionEnd::Protocol));
+            }
         }
         self.skip.set(length);
         if length == 0 {
@@ -194,7 +202,11 @@ impl FrameMeter {
     /// A GOAWAY that names the newest stream that the client began (RFC 9113 §6.8).
     pub(super) fn goaway(&self) -> [u8; 17] {
         let [s0, s1, s2, s3] = self.last_stream.get().to_be_bytes();
-        [0, 0, 8, 7, 0, 0, 0, 0, 0, s0, s1, s2, s3, 0, 0, 0, ENHANCE_YOUR_CALM]
+        let code = match self.verdict.get() {
+            Some(ConnectionEnd::Protocol) => PROTOCOL_ERROR,
+            _ => ENHANCE_YOUR_CALM,
+        };
+        [0, 0, 8, 7, 0, 0, 0, 0, 0, s0, s1, s2, s3, 0, 0, 0, code]
     }
 }
 
@@ -368,6 +380,20 @@ mod tests {
             meter.take(&frame(DATA, 0, 1, b"d"));
         }
         assert_eq!(meter.verdict(), None);
+    }
+
+    #[test]
+    fn the_first_frame_is_settings() {
+        for (kind, flags, expected) in [
+            (SETTINGS, 0, None),
+            (SETTINGS, ACK, Some(ConnectionEnd::Protocol)),
+            (6, 0, Some(ConnectionEnd::Protocol)),
+        ] {
+            let meter = FrameMeter::new(&LIMITS, Instant::now());
+            meter.take(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+            meter.take(&frame(kind, flags, 0, b""));
+            assert_eq!(meter.verdict(), expected);
+        }
     }
 
     #[test]

@@ -138,6 +138,8 @@ struct StreamingBody {
     limits: TimeLimits,
     /// Keeps a body that nobody asked for from being read until the answer is whole.
     unasked: Option<oneshot::Sender<()>>,
+    /// The answer's status says that it has no content (204, 304): over HTTP/2 an endpoint can send some all the same.
+    bodiless: bool,
     /// Runs while nothing comes from the endpoint.
     stalled: Option<Pin<Box<Sleep>>>,
 }
@@ -162,12 +164,14 @@ impl ResponseBody {
         limits: TimeLimits,
         unasked: Option<oneshot::Sender<()>>,
     ) -> Self {
+        let bodiless = matches!(exchange.status, Some(StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED));
         let mut body = Self {
             source: BodySource::Streaming(Box::new(StreamingBody {
                 incoming,
                 lease: Some(lease),
                 limits,
                 unasked,
+                bodiless,
                 stalled: None,
             })),
             exchange: Some(exchange),
@@ -227,6 +231,10 @@ impl ResponseBody {
             }
             Some(Ok(mut frame)) => {
                 if let Some(data) = frame.data_ref() {
+                    if body.bodiless && !data.is_empty() {
+                        self.settle(Ended::UpstreamReset);
+                        return Poll::Ready(Some(Err(BodyError::Unexpected)));
+                    }
                     exchange.flow().answered(data.len());
                 } else if let Some(trailers) = frame.trailers_mut() {
                     hygiene::clean_trailers(trailers);
