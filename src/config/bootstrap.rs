@@ -132,10 +132,10 @@ pub struct Http2 {
     /// Most streams, over the connection's life, that errors of the client make Weir reset (CVE-2025-8671). Default
     /// 1,000.
     pub max_stream_errors: u32,
-    /// Most frames within a second that carry nothing of a message: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, GOAWAY,
+    /// Most frames within a second that carry nothing of a message: PING, SETTINGS, PRIORITY, `WINDOW_UPDATE`, GOAWAY,
     /// those of unknown types, and empty ones (CVE-2019-9512, -9513, -9515, -9518). Default 10,000.
     pub max_control_frames: u32,
-    /// Most bytes of one request's body that wait for the endpoint (SETTINGS_INITIAL_WINDOW_SIZE). Default 256 KiB.
+    /// Most bytes of one request's body that wait for the endpoint (`SETTINGS_INITIAL_WINDOW_SIZE`). Default 256 KiB.
     pub window: u32,
     /// The same for all requests of the connection together. Default 1 MiB.
     pub connection_window: u32,

@@ -2,7 +2,7 @@
 //!
 //! h2 bounds by itself what costs it memory: CONTINUATION frames of one head, DATA frames that are small, streams that
 //! were reset before anybody took them, streams that it had to reset. It does not bound what costs time alone: streams
-//! that are reset after they were taken, PING, SETTINGS, PRIORITY, WINDOW_UPDATE and frames of unknown types. Neither
+//! that are reset after they were taken, PING, SETTINGS, PRIORITY, `WINDOW_UPDATE` and frames of unknown types. Neither
 //! does it bound how long a head may take. This looks at nothing but the nine octets before each frame (RFC 9113 §4.1),
 //! and reads no clock: the connection's worker gives new allowances at each of its looks.
 
@@ -313,7 +313,7 @@ mod tests {
         window: 0,
         connection_window: 0,
         max_send_buffer: 0,
-        ping_interval: Some(Duration::from_secs(60)),
+        ping_interval: Some(Duration::from_mins(1)),
         ping_timeout: Duration::from_secs(20),
     };
     const HEAD: Duration = Duration::from_secs(10);

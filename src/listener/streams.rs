@@ -3,10 +3,10 @@
 //! hyper waits for room in a stream's window without a limit, and does not ask for more of the answer meanwhile, so
 //! that nothing on the exchange's own path would notice. The connection's worker looks at the answers that are on their
 //! way every now and then, and stops those that stood still for their route's `idle_timeout`: the task that hyper runs
-//! for the stream is dropped, and the stream with it (RST_STREAM, `CANCEL`). The others go on.
+//! for the stream is dropped, and the stream with it (`RST_STREAM`, `CANCEL`). The others go on.
 
 use std::{
-    rc::{Rc, Weak},
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -23,10 +23,10 @@ const GRACE: Duration = Duration::from_secs(1);
 const SLACK: usize = 4;
 const SHORT: usize = 64;
 
-/// An answer that is on its way.
+/// An answer that is on its way. Its exchange may be over before it is: then the last of it waits for the client.
 #[derive(Debug)]
 pub(super) struct Watched {
-    flow: Weak<Flow>,
+    flow: Rc<Flow>,
     limit: Duration,
     stop: AbortHandle,
 }
@@ -50,19 +50,21 @@ impl Connection {
         let mut watched = self.watched.borrow_mut();
         let streams = usize::try_from(self.active.get()).unwrap_or(usize::MAX);
         if watched.len() >= SHORT.max(streams.saturating_mul(SLACK)) {
-            watched.retain(|one| one.flow.strong_count() > 0);
+            watched.retain(|one| !one.stop.is_finished());
         }
-        watched.push(Watched { flow: Rc::downgrade(flow), limit: limit.saturating_add(GRACE), stop });
+        watched.push(Watched { flow: flow.clone(), limit: limit.saturating_add(GRACE), stop });
     }
 
     /// Stops the answers that stood still for too long.
     pub(super) fn stop_stalled(&self, now: Instant) {
         let mut watched = self.watched.borrow_mut();
         watched.retain(|one| {
-            let Some(flow) = one.flow.upgrade() else { return false };
-            let stands = now.saturating_duration_since(flow.moved()) >= one.limit;
+            if one.stop.is_finished() {
+                return false;
+            }
+            let stands = now.saturating_duration_since(one.flow.moved()) >= one.limit;
             if stands {
-                flow.stall();
+                one.flow.stall();
                 one.stop.abort();
             }
             !stands

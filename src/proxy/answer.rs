@@ -152,6 +152,9 @@ impl ResponseBody {
     fn whole(body: Bytes, mut exchange: Box<Exchange>) -> Self {
         let cut_short = exchange.flow().fault() == Some(UploadFault::ClientGone);
         exchange.ends(if cut_short { Ended::ClientGone } else { Ended::Complete });
+        if !body.is_empty() {
+            exchange.bound_stall(Some(exchange.connection().listener.config.keepalive_timeout));
+        }
         let body = (!body.is_empty()).then_some(body);
         let exchange = body.is_some().then_some(exchange);
         Self { source: BodySource::Whole(body), exchange }

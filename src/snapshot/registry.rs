@@ -30,6 +30,7 @@ struct Transport {
     protocol: UpstreamProtocol,
     connect_timeout: std::time::Duration,
     max_header_bytes: usize,
+    max_headers: usize,
 }
 
 impl Transport {
@@ -39,6 +40,7 @@ impl Transport {
             protocol: upstream.protocol,
             connect_timeout: upstream.connect_timeout,
             max_header_bytes: upstream.max_header_bytes,
+            max_headers: upstream.max_headers,
         }
     }
 }
@@ -76,6 +78,7 @@ impl Registry {
         let connector = Arc::new(Connector::new(
             upstream.connect_timeout,
             upstream.max_header_bytes,
+            upstream.max_headers,
             upstream.tls.as_ref(),
         )?);
         self.connectors.insert(key, Arc::downgrade(&connector));

@@ -63,6 +63,7 @@ pub(crate) enum Alpn {
 pub struct Connector {
     connect_timeout: Duration,
     max_header_bytes: usize,
+    max_headers: usize,
     tls: Option<ReloadingTls>,
 }
 
@@ -96,9 +97,15 @@ impl Connector {
     pub fn new(
         connect_timeout: Duration,
         max_header_bytes: usize,
+        max_headers: usize,
         tls: Option<&ClientTls>,
     ) -> Result<Self, TlsError> {
-        Ok(Self { connect_timeout, max_header_bytes, tls: tls.map(ReloadingTls::load).transpose()? })
+        Ok(Self {
+            connect_timeout,
+            max_header_bytes,
+            max_headers,
+            tls: tls.map(ReloadingTls::load).transpose()?,
+        })
     }
 
     /// Reads the files of `tls` again; takes them when they changed and are whole, for the connections that are opened
@@ -114,6 +121,11 @@ impl Connector {
     /// Most bytes of an answer's head.
     pub(crate) fn max_header_bytes(&self) -> usize {
         self.max_header_bytes
+    }
+
+    /// Most header fields of an answer.
+    pub(crate) fn max_headers(&self) -> usize {
+        self.max_headers
     }
 
     /// Whether connections are under TLS.

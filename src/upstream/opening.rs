@@ -27,6 +27,11 @@ use super::{
 };
 use crate::{http::body::RequestBody, net::Stream};
 
+/// The buffer of an HTTP/1 connection is allowed at least this many bytes, for the sake of large bodies.
+const MIN_BUFFER: usize = 64 * 1024;
+/// How many fields of an answer over HTTP/1 hyper takes by itself.
+const HYPERS_MAX_HEADERS: usize = 100;
+
 /// A new connection.
 pub(super) enum Opened {
     Http1(Http1),
@@ -70,11 +75,15 @@ pub(super) async fn open(lane: &Rc<Lane>, slot: Rc<OpenSlot>) -> Result<Opened, 
             .map_err(|_| ConnectError::Handshake("the endpoint sent no HTTP/2 settings".to_owned()))??;
         return Ok(Opened::Http2(Rc::new(Http2::new(sender, lane.endpoint(), expires, room, slot))));
     }
-    let (sender, connection) = http1::Builder::new()
-        .writev(false)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|e| ConnectError::Handshake(e.to_string()))?;
+    let mut http1 = http1::Builder::new();
+    // One buffer of what comes is at most this large, and so is what waits for a slow client of HTTP/2.
+    http1.writev(false).max_buf_size(lane.connector().max_header_bytes().max(MIN_BUFFER));
+    if lane.connector().max_headers() > HYPERS_MAX_HEADERS {
+        // A bound of one's own costs an allocation an answer; what is fewer is checked afterwards.
+        http1.max_headers(lane.connector().max_headers());
+    }
+    let (sender, connection) =
+        http1.handshake(TokioIo::new(stream)).await.map_err(|e| ConnectError::Handshake(e.to_string()))?;
     let driver = drive(lane, connection.with_upgrades(), slot.clone());
     Ok(Opened::Http1(Http1 { sender, expires, reused: false, driver, _open: slot }))
 }

@@ -28,6 +28,7 @@ use std::{
 };
 
 use support::{
+    metrics::Metrics,
     raw::Raw,
     raw_origin::RawOrigin,
     wait_until,
@@ -115,6 +116,19 @@ impl Scene {
         }
         let grown = most.saturating_sub(self.before);
         assert!(grown <= GROWTH, "Weir grew by {} KiB", grown >> 10);
+    }
+
+    /// For an attacker: waits until all of them were ended for `reason`.
+    fn wait_ended(&self, reason: &'static str) -> impl Fn() + Send + Sync + 'static {
+        let telemetry = self.weir.at("telemetry");
+        move || {
+            wait_until("all attackers to be ended", || {
+                let scrape = support::weir::get(telemetry, "/metrics").expect("metrics");
+                let ended =
+                    Metrics::parse(&scrape.text()).sum("weir_connections_ended_total", &[("reason", reason)]);
+                ended > f64::from(u32::try_from(ATTACKERS).unwrap()) - 0.5
+            });
+        }
     }
 
     /// Waits until so many connections were ended for `reason`.

@@ -161,9 +161,9 @@ pub fn request_with<'a>(
 pub enum Outcome {
     /// It was answered, to the end.
     Answer(Answer),
-    /// RST_STREAM, with its code.
+    /// `RST_STREAM`, with its code.
     Reset(u32),
-    /// GOAWAY with another code than NO_ERROR.
+    /// GOAWAY with another code than `NO_ERROR`.
     GoAway(u32),
     /// The connection was closed without a word.
     Closed,
@@ -290,7 +290,7 @@ impl Peer {
 
     fn exactly(&mut self, n: usize) -> Option<Vec<u8>> {
         while self.buffer.len() < n {
-            let mut part = [0; 64 * 1024];
+            let mut part = [0; 16 * 1024];
             match self.stream.read(&mut part) {
                 Ok(0) => return None,
                 Ok(n) => self.buffer.extend_from_slice(&part[..n]),

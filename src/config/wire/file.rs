@@ -174,7 +174,7 @@ wire! {
         max_resets: Int<1, 1_000_000> = default(Int(1_000)),
         /// Most streams, over the connection's life, that errors of the client make Weir reset.
         max_stream_errors: Int<1, 1_000_000> = default(Int(1_000)),
-        /// Most frames within a second that carry nothing of a message: PING, SETTINGS, PRIORITY, WINDOW_UPDATE,
+        /// Most frames within a second that carry nothing of a message: PING, SETTINGS, PRIORITY, `WINDOW_UPDATE`,
         /// unknown and empty ones.
         max_control_frames: Int<100, 10_000_000> = default(Int(10_000)),
         /// Most bytes of one request's body that wait for the endpoint.
