@@ -202,7 +202,7 @@ fn hpack_bombs() {
         string(&[b'x'; 3_900], &mut large);
         peer.send(frame(HEADERS, WHOLE, 1, &large));
         for n in 1..200 {
-            let bomb = [block(&request("GET", "/")), vec![0x80 | 62; 10_000]].concat();
+            let bomb = [block(&request("GET", "/")), vec![0x80 | 0x3e; 10_000]].concat();
             if !peer.send(frame(HEADERS, WHOLE, 1 + 2 * n, &bomb)) {
                 break;
             }

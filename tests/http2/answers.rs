@@ -12,7 +12,7 @@ use crate::support::{
 enum Gets {
     /// 502 with this reason.
     Error(&'static str),
-    /// The answer's head, and then RST_STREAM.
+    /// The answer's head, and then `RST_STREAM`.
     BrokenOff,
     /// This status and body, cleaned.
     Clean(u16, &'static str),
