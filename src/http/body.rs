@@ -1,7 +1,7 @@
 //! Bodies on their way through: counted, bounded, and, where it is safe, replayable.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::AbortHandle};
 
 /// Most bytes of a request body that are kept so that it can be sent again.
 pub(crate) const REPLAY_LIMIT: usize = 64 * 1024;
@@ -27,6 +27,8 @@ pub(crate) struct Flow {
     owed: Cell<bool>,
     /// The answer was given up because the client let it stand still.
     stalled: Cell<bool>,
+    /// HTTP/2: the task of the exchange's stream.
+    task: OnceCell<AbortHandle>,
 }
 
 /// Why a request body ended before its end.
@@ -47,6 +49,7 @@ impl Flow {
             fault: Cell::new(None),
             owed: Cell::new(false),
             stalled: Cell::new(false),
+            task: OnceCell::new(),
         })
     }
 
@@ -81,9 +84,21 @@ impl Flow {
         self.stalled.get()
     }
 
-    pub(crate) fn answered(&self, bytes: usize) {
+    /// The task that carries the answer to the client; dropped, it ends it.
+    pub(crate) fn know_task(&self, task: AbortHandle) {
+        let _ = self.task.set(task);
+    }
+
+    pub(crate) fn task(&self) -> Option<&AbortHandle> {
+        self.task.get()
+    }
+
+    /// Bytes of the answer have passed; `more` = and others may follow, so that when they did matters.
+    pub(crate) fn answered(&self, bytes: usize, more: bool) {
         self.response_bytes.set(self.response_bytes.get() + bytes as u64);
-        self.moved.set(Instant::now());
+        if more {
+            self.moved.set(Instant::now());
+        }
     }
 
     pub(crate) fn uploaded(&self, bytes: usize) {

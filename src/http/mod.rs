@@ -1,10 +1,11 @@
 //! Message mechanics without policy: what has to happen to any request and answer that passes through.
 //!
-//! Framing ([`framing`]), the authority ([`uri`]), fields of the connection ([`hygiene`]), upgrades
+//! What is on the wire ([`wire`]), framing ([`framing`]), the authority ([`uri`]), fields of the connection ([`hygiene`]), upgrades
 //! ([`upgrade`]), who the client is ([`forwarded`]), loops ([`via`]), deadlines ([`deadline`]), trace context
-//! ([`trace`]), and the answers that Weir makes itself ([`respond`]).
+//! ([`trace`]), what a message has of all that ([`census`]), and the answers that Weir makes itself ([`respond`]).
 
 pub(crate) mod body;
+pub mod census;
 pub mod deadline;
 pub mod forwarded;
 pub mod framing;
@@ -17,6 +18,7 @@ pub mod trace;
 pub mod upgrade;
 pub mod uri;
 pub mod via;
+pub mod wire;
 
 /// Fields for tests, in their order.
 #[cfg(test)]

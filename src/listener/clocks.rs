@@ -1,6 +1,9 @@
 //! The clocks of a connection, which its worker looks at a few times a second: no request pays for a timer.
 
-use std::{rc::Weak, time::Instant};
+use std::{
+    rc::Weak,
+    time::{Duration, Instant},
+};
 
 use super::{
     Connection, Signal,
@@ -16,15 +19,15 @@ impl Connection {
     /// Looks at the connection's clocks.
     pub(crate) fn inspect(&self, now: Instant) {
         let config = &self.listener.config;
+        let passed = self.in_phase(now);
         let verdict = if self.stands_still(now) {
             if !self.stalled.replace(true) {
                 self.ended_for(ConnectionEnd::Stalled);
             }
             Some(Signal::Close)
         } else if self.is_multiplexed() {
-            self.inspect_multiplexed(now)
+            self.inspect_multiplexed(now, passed)
         } else {
-            let passed = self.state.in_phase();
             match self.state.phase() {
                 Phase::Idle => (passed >= config.keepalive_timeout).then_some(Signal::Finish),
                 Phase::Head => (passed >= config.header_timeout).then_some(Signal::HeadTooSlow),
@@ -42,7 +45,7 @@ impl Connection {
         }
     }
 
-    fn inspect_multiplexed(&self, now: Instant) -> Option<Signal> {
+    fn inspect_multiplexed(&self, now: Instant, passed: Duration) -> Option<Signal> {
         let config = &self.listener.config;
         self.stop_stalled(now);
         match self.meter.get()?.look(now, config.header_timeout, &config.http2) {
@@ -54,14 +57,23 @@ impl Connection {
         if self.active.get() > 0 {
             return None;
         }
-        let silent = now.saturating_duration_since(self.idle_since.get());
         let finishing = self.finishing.get().map(|since| now.saturating_duration_since(since));
         // Whoever is told to finish is to acknowledge it (PING): one that never does is not waited for.
         let patience = config.header_timeout;
-        if finishing.is_some_and(|since| since >= patience) && silent >= patience {
+        if finishing.is_some_and(|since| since >= patience) && passed >= patience {
             return Some(Signal::Close);
         }
-        (silent >= config.keepalive_timeout && finishing.is_none()).then_some(Signal::Finish)
+        (passed >= config.keepalive_timeout && finishing.is_none()).then_some(Signal::Finish)
+    }
+
+    /// How long the connection has been in its phase, counted from when that was first seen here.
+    fn in_phase(&self, now: Instant) -> Duration {
+        let (entered, since) = self.phase_since.get();
+        if entered != self.state.entered() {
+            self.phase_since.set((self.state.entered(), now));
+            return Duration::ZERO;
+        }
+        now.saturating_duration_since(since)
     }
 
     /// Whether the client has taken nothing of its answer for too long. hyper does not ask for more of a body

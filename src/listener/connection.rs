@@ -2,7 +2,6 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
-    collections::VecDeque,
     convert::Infallible,
     net::SocketAddr,
     pin::{Pin, pin},
@@ -22,7 +21,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    task::AbortHandle,
     time::timeout,
 };
 
@@ -37,7 +35,7 @@ use super::{
 };
 use crate::{
     error::Reason,
-    http::{body::Flow, forwarded::Peer},
+    http::{body::Flow, forwarded::Peer, uri::Host},
     proxy,
     telemetry::{ConnectionEnd, ConnectionRefusal, labels::Label as _},
     worker::{Seat, Worker},
@@ -67,12 +65,15 @@ pub(crate) struct Connection {
     /// The address of the other end.
     pub(crate) remote: SocketAddr,
     peer: OnceCell<Peer>,
+    /// Whom the last request was for.
+    host: RefCell<Option<Rc<Host>>>,
     pub(crate) state: Arc<ConnState>,
     /// Whether the client speaks TLS with us.
     pub(crate) secure: Cell<bool>,
     /// Requests (HTTP/2: streams) that are being handled.
     pub(super) active: Cell<u32>,
-    pub(super) idle_since: Cell<Instant>,
+    /// What [`ConnState::entered`] was when it last changed, and when that was seen.
+    pub(super) phase_since: Cell<(u32, Instant)>,
     pub(super) multiplexed: Cell<bool>,
     /// At least one request has come.
     served: Cell<bool>,
@@ -93,8 +94,8 @@ pub(crate) struct Connection {
     pub(super) meter: OnceCell<Rc<FrameMeter>>,
     /// HTTP/2: the answers that are on their way.
     pub(super) watched: RefCell<Vec<Watched>>,
-    /// HTTP/2: the tasks of streams that have not run yet.
-    pub(super) spawned: RefCell<VecDeque<AbortHandle>>,
+    /// HTTP/2: the exchange that began, while the task of its stream is still to be spawned.
+    pub(super) newest: RefCell<Option<Rc<Flow>>>,
     /// HTTP/2: when it was told to finish.
     pub(super) finishing: Cell<Option<Instant>>,
     /// The connection was closed because it stood still.
@@ -117,10 +118,11 @@ impl Connection {
             listener,
             remote,
             peer: OnceCell::new(),
-            state: Arc::new(ConnState::new(now)),
+            host: RefCell::new(None),
+            state: Arc::new(ConnState::new()),
             secure: Cell::new(false),
             active: Cell::new(0),
-            idle_since: Cell::new(now),
+            phase_since: Cell::new((0, now)),
             multiplexed: Cell::new(false),
             answering: Cell::new(false),
             interim_allowed: Cell::new(false),
@@ -132,7 +134,7 @@ impl Connection {
             last_write: Cell::new((0, now)),
             meter: OnceCell::new(),
             watched: RefCell::new(Vec::new()),
-            spawned: RefCell::new(VecDeque::new()),
+            newest: RefCell::new(None),
             finishing: Cell::new(None),
             stalled: Cell::new(false),
             signal: Cell::new(None),
@@ -164,9 +166,11 @@ impl Connection {
         let config = &self.listener.config;
         let handler = self.clone();
         let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let connection = handler.clone();
-            async move { Ok::<_, Infallible>(proxy::handle(connection, request).await) }
+            let exchange = proxy::Exchange::begin(handler.clone(), request);
+            async move { Ok::<_, Infallible>(proxy::handle(exchange).await) }
         });
+        let io =
+            io.explaining(self.listener.refusals.clone()).strict(config.max_header_bytes.saturating_mul(2));
         // hyper's own header timer would count an idle connection's silence too; ours tells them apart.
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -175,7 +179,7 @@ impl Connection {
             .max_headers(config.max_headers)
             .max_buf_size(config.max_header_bytes.max(8192))
             .writev(false)
-            .serve_connection(TokioIo::new(io.explaining(self.listener.refusals.clone())), service)
+            .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
         let mut served = served;
         let ended = std::future::poll_fn(|cx| {
@@ -194,12 +198,15 @@ impl Connection {
         // Nothing is left of a connection that has left HTTP.
         let Some(parts) = served.into_parts() else { return };
         let io = parts.io.into_inner();
+        if let Some(fault) = io.refused() {
+            tracing::debug!(listener = %self.listener.config.name, peer = %self.remote, %fault, "ambiguous request");
+        }
         match ended {
             Some(Signal::HeadTooSlow) => {
                 self.ended_for(ConnectionEnd::HeaderTimeout);
                 self.say_too_slow(io).await;
             }
-            None if self.client_may_still_send() => self.linger(io).await,
+            None if self.client_may_still_send() || io.refused().is_some() => self.linger(io).await,
             Some(_) | None => {}
         }
     }
@@ -221,6 +228,7 @@ impl Connection {
     /// Ends our half, and reads on for a moment: to close while the client's bytes come in would provoke a reset,
     /// and a reset may overtake the answer that said why (RFC 9112 §9.6).
     async fn linger(&self, mut io: ServerIo) {
+        io.stop_looking();
         let read_on = async {
             // It may be shut down already.
             let _ = io.shutdown().await;
@@ -242,8 +250,8 @@ impl Connection {
         let io = Rc::new(RefCell::new(io));
         let handler = self.clone();
         let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let connection = handler.clone();
-            async move { Ok::<_, Infallible>(proxy::handle(connection, request).await) }
+            let exchange = proxy::Exchange::begin(handler.clone(), request);
+            async move { Ok::<_, Infallible>(proxy::handle(exchange).await) }
         });
         // Twice what is allowed, so that what is only somewhat too large gets an answer that explains itself: h2
         // refuses what is larger with a bare status.
@@ -337,6 +345,16 @@ impl Connection {
         })
     }
 
+    /// The host that is written like this, when the last request was for it too.
+    pub(crate) fn known_host(&self, written: &[u8]) -> Option<Rc<Host>> {
+        self.host.borrow().as_ref().filter(|host| host.text.as_bytes() == written).cloned()
+    }
+
+    /// Remembers whom a request was for.
+    pub(crate) fn know_host(&self, host: &Rc<Host>) {
+        self.host.replace(Some(host.clone()));
+    }
+
     /// Whether it carries several requests at a time.
     pub(crate) fn is_multiplexed(&self) -> bool {
         self.multiplexed.get()
@@ -415,7 +433,7 @@ impl Connection {
             return;
         }
         if self.multiplexed.get() {
-            self.idle_since.set(Instant::now());
+            self.state.enter(Phase::Idle);
         } else if Rc::strong_count(flow) > 1 {
             self.rest.replace(Rc::downgrade(flow));
             self.state.enter(Phase::Rest);

@@ -14,20 +14,25 @@ use super::{
     refusal::Refusals,
     state::{ConnState, Phase},
 };
-use crate::net::Stream;
+use crate::{
+    http::wire::{Fault, Framer, Strict},
+    net::Stream,
+};
 
 /// How many bytes are read ahead of hyper, to see whether the client is still there.
 const AHEAD: usize = 512;
 
 /// A downstream connection that replays the bytes read for detection, keeps the connection's stamps, sends
-/// interim responses between messages, and turns hyper's bare parse errors into answers that explain
-/// themselves.
+/// interim responses between messages, keeps what is ambiguous from hyper, and turns hyper's bare parse errors into
+/// answers that explain themselves.
 #[derive(Debug)]
 pub(crate) struct ServerIo {
     stream: Stream,
     replay: Bytes,
     out: Bytes,
     refusals: Option<Refusals>,
+    /// Reads along (HTTP/1 only, up to a tunnel).
+    strict: Option<Strict>,
     state: Arc<ConnState>,
 }
 
@@ -36,13 +41,30 @@ impl ServerIo {
         if !replay.is_empty() {
             state.did_read();
         }
-        Self { stream, replay, out: Bytes::new(), refusals: None, state }
+        Self { stream, replay, out: Bytes::new(), refusals: None, strict: None, state }
     }
 
     /// Explains refusals that hyper makes by itself (HTTP/1 only).
     pub(crate) fn explaining(mut self, refusals: Refusals) -> Self {
         self.refusals = Some(refusals);
         self
+    }
+
+    /// Refuses what is ambiguous (HTTP/1 only). A line may have at most `max_line` bytes; hyper's own bound of a head
+    /// is to be met first, for its answer says which it was.
+    pub(crate) fn strict(mut self, max_line: usize) -> Self {
+        self.strict = Some(Strict::new(Framer::requests(max_line)));
+        self
+    }
+
+    /// Why a message was refused before hyper saw it.
+    pub(crate) fn refused(&self) -> Option<Fault> {
+        self.strict.as_ref().and_then(Strict::refused)
+    }
+
+    /// From now on everything is read as it comes: nobody takes it for a request any more.
+    pub(crate) fn stop_looking(&mut self) {
+        self.strict = None;
     }
 
     /// Puts interim responses in line, where they do not fall into the middle of a message.
@@ -92,6 +114,24 @@ impl ServerIo {
         }
     }
 
+    /// What was read ahead, else what comes now.
+    fn poll_received(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.replay.is_empty() {
+            let n = self.replay.len().min(buf.remaining());
+            buf.put_slice(&self.replay.split_to(n));
+            self.state.did_read();
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if buf.filled().len() > before {
+            self.state.did_read();
+        } else if buf.remaining() > 0 {
+            self.state.saw_end();
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn poll_stream_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         match written {
@@ -118,18 +158,22 @@ impl ServerIo {
 impl AsyncRead for ServerIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.replay.is_empty() {
-            let n = this.replay.len().min(buf.remaining());
-            buf.put_slice(&this.replay.split_to(n));
-            this.state.did_read();
-            return Poll::Ready(Ok(()));
+        if this.state.phase() == Phase::Tunnel {
+            this.strict = None;
+        }
+        if let Some(strict) = &mut this.strict
+            && let Some(instead) = strict.instead(buf)
+        {
+            return Poll::Ready(instead);
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
-            this.state.did_read();
-        } else if buf.remaining() > 0 {
-            this.state.saw_end();
+        ready!(this.poll_received(cx, buf))?;
+        let Some(strict) = &mut this.strict else { return Poll::Ready(Ok(())) };
+        if let Some(mut held) = strict.look(buf, before)? {
+            if !this.replay.is_empty() {
+                held = [held, std::mem::take(&mut this.replay)].concat().into();
+            }
+            this.replay = held;
         }
         Poll::Ready(Ok(()))
     }
@@ -141,7 +185,7 @@ impl AsyncWrite for ServerIo {
         this.take_interim();
         ready!(this.poll_out(cx))?;
         this.state.set_between(false);
-        if matches!(this.state.phase(), Phase::Idle | Phase::Head)
+        if matches!(this.state.phase(), Phase::Idle | Phase::Head | Phase::Rest)
             && let Some(refusals) = &this.refusals
             && let Some(answer) = refusals.explain(buf)
         {
@@ -197,7 +241,6 @@ mod tests {
     use std::{
         sync::atomic::{AtomicUsize, Ordering},
         task::{Wake, Waker},
-        time::Instant,
     };
 
     use tokio::{
@@ -219,7 +262,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
-        let state = Arc::new(ConnState::new(Instant::now()));
+        let state = Arc::new(ConnState::new());
         (client, ServerIo::new(Stream::Plain(server), Bytes::new(), state.clone()), state)
     }
 

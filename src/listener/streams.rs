@@ -28,44 +28,57 @@ const SHORT: usize = 64;
 pub(super) struct Watched {
     flow: Rc<Flow>,
     limit: Duration,
-    stop: AbortHandle,
+    /// How many bytes had moved either way when that was last news, and when it was.
+    moved: u64,
+    since: Option<Instant>,
+}
+
+impl Watched {
+    fn is_over(&self) -> bool {
+        self.flow.task().is_none_or(AbortHandle::is_finished)
+    }
+
+    /// Whether nothing moved for too long. Whoever wants to know looks again and again: no request reads a clock for it.
+    fn stands_still(&mut self, now: Instant) -> bool {
+        let moved = self.flow.request_bytes().wrapping_add(self.flow.response_bytes());
+        match self.since {
+            Some(since) if self.moved == moved => now.saturating_duration_since(since) >= self.limit,
+            _ => {
+                (self.moved, self.since) = (moved, Some(now));
+                false
+            }
+        }
+    }
 }
 
 impl Connection {
-    /// The task of the stream whose request begins. To be called on that task; hyper gives every stream one.
-    pub(crate) fn stream_task(&self) -> Option<AbortHandle> {
-        let this = tokio::task::try_id()?;
-        let mut spawned = self.spawned.borrow_mut();
-        // Tasks run in the order in which they were begun; those in between carry no requests.
-        while let Some(task) = spawned.pop_front() {
-            if task.id() == this {
-                return Some(task);
-            }
-        }
-        None
+    /// An exchange begins, and the task of its stream is the next that is spawned.
+    pub(crate) fn newest(&self, flow: &Rc<Flow>) {
+        self.newest.replace(Some(flow.clone()));
     }
 
     /// Bounds how long the client may let an answer stand still.
-    pub(crate) fn watch(&self, flow: &Rc<Flow>, limit: Duration, stop: AbortHandle) {
+    pub(crate) fn watch(&self, flow: &Rc<Flow>, limit: Duration) {
         let mut watched = self.watched.borrow_mut();
         let streams = usize::try_from(self.active.get()).unwrap_or(usize::MAX);
         if watched.len() >= SHORT.max(streams.saturating_mul(SLACK)) {
-            watched.retain(|one| !one.stop.is_finished());
+            watched.retain(|one| !one.is_over());
         }
-        watched.push(Watched { flow: flow.clone(), limit: limit.saturating_add(GRACE), stop });
+        let limit = limit.saturating_add(GRACE);
+        watched.push(Watched { flow: flow.clone(), limit, moved: 0, since: None });
     }
 
     /// Stops the answers that stood still for too long.
     pub(super) fn stop_stalled(&self, now: Instant) {
         let mut watched = self.watched.borrow_mut();
-        watched.retain(|one| {
-            if one.stop.is_finished() {
+        watched.retain_mut(|one| {
+            if one.is_over() {
                 return false;
             }
-            let stands = now.saturating_duration_since(one.flow.moved()) >= one.limit;
+            let stands = one.stands_still(now);
             if stands {
                 one.flow.stall();
-                one.stop.abort();
+                one.flow.task().inspect(|task| task.abort());
             }
             !stands
         });
@@ -75,7 +88,8 @@ impl Connection {
     }
 }
 
-/// Runs the tasks of hyper's streams, and remembers them for the requests on them.
+/// Runs the tasks of hyper's streams, and tells the exchanges on them. hyper spawns a stream's task right after it has
+/// called for the exchange; what it spawns for tunnels belongs to none.
 #[derive(Debug, Clone)]
 pub(super) struct StreamExecutor(pub(super) Rc<Connection>);
 
@@ -85,6 +99,8 @@ where
 {
     fn execute(&self, future: F) {
         let task = tokio::task::spawn_local(future).abort_handle();
-        self.0.spawned.borrow_mut().push_back(task);
+        if let Some(flow) = self.0.newest.take() {
+            flow.know_task(task);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Groups of endpoints: what is known of each, how to connect to them, and the connections that are open.
 
+mod answers;
 pub mod connector;
 mod endpoint;
 mod lane;
@@ -13,6 +14,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use answers::Listen;
 pub use connector::{ConnectError, Connector};
 pub use endpoint::{Endpoint, InFlight};
 pub(crate) use lane::Lane;

@@ -21,6 +21,7 @@ use tokio::{
 
 use super::{
     ConnectError,
+    answers::{Answers, Question},
     lane::Lane,
     lease::{Http1, OpenSlot},
     streams::Http2,
@@ -75,6 +76,7 @@ pub(super) async fn open(lane: &Rc<Lane>, slot: Rc<OpenSlot>) -> Result<Opened, 
             .map_err(|_| ConnectError::Handshake("the endpoint sent no HTTP/2 settings".to_owned()))??;
         return Ok(Opened::Http2(Rc::new(Http2::new(sender, lane.endpoint(), expires, room, slot))));
     }
+    let question = Question::default();
     let mut http1 = http1::Builder::new();
     // One buffer of what comes is at most this large, and so is what waits for a slow client of HTTP/2.
     http1.writev(false).max_buf_size(lane.connector().max_header_bytes().max(MIN_BUFFER));
@@ -82,10 +84,12 @@ pub(super) async fn open(lane: &Rc<Lane>, slot: Rc<OpenSlot>) -> Result<Opened, 
         // A bound of one's own costs an allocation an answer; what is fewer is checked afterwards.
         http1.max_headers(lane.connector().max_headers());
     }
-    let (sender, connection) =
-        http1.handshake(TokioIo::new(stream)).await.map_err(|e| ConnectError::Handshake(e.to_string()))?;
+    let (sender, connection) = http1
+        .handshake(TokioIo::new(Answers::new(stream, question.clone())))
+        .await
+        .map_err(|e| ConnectError::Handshake(e.to_string()))?;
     let driver = drive(lane, connection.with_upgrades(), slot.clone());
-    Ok(Opened::Http1(Http1 { sender, expires, reused: false, driver, _open: slot }))
+    Ok(Opened::Http1(Http1 { sender, question, expires, reused: false, driver, _open: slot }))
 }
 
 /// Begins HTTP/2, and waits for the endpoint's settings: before they are there nobody knows how many streams it
