@@ -4,7 +4,7 @@ use std::{
     cell::{Cell, OnceCell, RefCell},
     convert::Infallible,
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::Pin,
     rc::{Rc, Weak},
     sync::Arc,
     task::Poll,
@@ -12,11 +12,7 @@ use std::{
 };
 
 use ::http::uri::Scheme;
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-    service::service_fn,
-};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -27,11 +23,12 @@ use tokio::{
 use super::{
     Listener, Place,
     detect::Detected,
-    frames::{FrameMeter, MeteredIo},
+    frames::FrameMeter,
+    http2::ended_by_h2,
     io::ServerIo,
     open::Refused,
     state::{ConnState, Phase},
-    streams::{StreamExecutor, Watched},
+    streams::Watched,
 };
 use crate::{
     error::Reason,
@@ -42,7 +39,7 @@ use crate::{
 };
 
 /// How long a client has to take the answer that ends its connection.
-const LAST_WORD: Duration = Duration::from_secs(1);
+pub(super) const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// What the worker tells a connection, the weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,7 +97,7 @@ pub(crate) struct Connection {
     pub(super) finishing: Cell<Option<Instant>>,
     /// The connection was closed because it stood still.
     pub(super) stalled: Cell<bool>,
-    signal: Cell<Option<Signal>>,
+    pub(super) signal: Cell<Option<Signal>>,
     seat: RefCell<Option<Seat>>,
     _place: Place,
 }
@@ -227,7 +224,7 @@ impl Connection {
 
     /// Ends our half, and reads on for a moment: to close while the client's bytes come in would provoke a reset,
     /// and a reset may overtake the answer that said why (RFC 9112 §9.6).
-    async fn linger(&self, mut io: ServerIo) {
+    pub(super) async fn linger(&self, mut io: ServerIo) {
         io.stop_looking();
         let read_on = async {
             // It may be shut down already.
@@ -241,68 +238,6 @@ impl Connection {
         }
     }
 
-    async fn serve_http2(self: Rc<Self>, io: ServerIo) {
-        self.multiplexed.set(true);
-        let config = &self.listener.config;
-        self.stall_limit.set(Some(config.keepalive_timeout));
-        let meter = Rc::new(FrameMeter::new(&config.http2, Instant::now()));
-        let _ = self.meter.set(meter.clone());
-        let io = Rc::new(RefCell::new(io));
-        let handler = self.clone();
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let exchange = proxy::Exchange::begin(handler.clone(), request);
-            async move { Ok::<_, Infallible>(proxy::handle(exchange).await) }
-        });
-        // Twice what is allowed, so that what is only somewhat too large gets an answer that explains itself: h2
-        // refuses what is larger with a bare status.
-        let header_list = u32::try_from(config.max_header_bytes.saturating_mul(2)).unwrap_or(u32::MAX);
-        let limits = &config.http2;
-        {
-            let served = http2::Builder::new(StreamExecutor(self.clone()))
-                .timer(TokioTimer::new())
-                .max_concurrent_streams(config.max_streams)
-                .max_header_list_size(header_list)
-                .max_local_error_reset_streams(usize::try_from(limits.max_stream_errors).ok())
-                .initial_stream_window_size(limits.window)
-                .initial_connection_window_size(limits.connection_window)
-                .max_send_buf_size(usize::try_from(limits.max_send_buffer).unwrap_or(usize::MAX))
-                .enable_connect_protocol()
-                .serve_connection(TokioIo::new(MeteredIo::new(&io, &meter)), service);
-            let mut served = pin!(served);
-            std::future::poll_fn(|cx| {
-                self.state.listen(cx.waker());
-                match self.signal.take() {
-                    None | Some(Signal::Look) => {}
-                    Some(Signal::Finish) => served.as_mut().graceful_shutdown(),
-                    Some(_) => return Poll::Ready(()),
-                }
-                let polled = Pin::new(&mut served).poll(cx);
-                if meter.verdict().is_some() {
-                    return Poll::Ready(());
-                }
-                polled.map(|result| self.note_end(result))
-            })
-            .await;
-            // With hyper's part in it go all its streams: what is said now is the last word.
-        }
-        if let Some(why) = meter.verdict() {
-            self.ended_for(why);
-            if let Ok(io) = Rc::try_unwrap(io) {
-                self.say_goaway(io.into_inner(), &meter).await;
-            }
-        }
-    }
-
-    /// Tells an HTTP/2 client that its connection ends because of it.
-    async fn say_goaway(&self, mut io: ServerIo, meter: &FrameMeter) {
-        // In the middle of another frame nobody would understand it.
-        if self.state.between()
-            && matches!(timeout(LAST_WORD, io.write_all(&meter.goaway())).await, Ok(Ok(())))
-        {
-            self.linger(io).await;
-        }
-    }
-
     /// Counts a connection that Weir ends because of what its client did.
     pub(super) fn ended_for(&self, why: ConnectionEnd) {
         self.listener.metrics.ended.of(why).increment(1);
@@ -312,7 +247,7 @@ impl Connection {
         );
     }
 
-    fn note_end(&self, result: Result<(), hyper::Error>) {
+    pub(super) fn note_end(&self, result: Result<(), hyper::Error>) {
         if let Err(error) = result {
             tracing::debug!(listener = %self.listener.config.name, peer = %self.remote, %error, "connection ended");
             if !self.multiplexed.get() {
@@ -440,15 +375,5 @@ impl Connection {
         } else {
             self.state.enter(Phase::Idle);
         }
-    }
-}
-
-/// What of h2's errors says that the client was at fault.
-fn ended_by_h2(error: &hyper::Error) -> Option<ConnectionEnd> {
-    let error = std::error::Error::source(error)?.downcast_ref::<h2::Error>()?;
-    match error.reason() {
-        Some(h2::Reason::ENHANCE_YOUR_CALM) if error.is_library() => Some(ConnectionEnd::FrameFlood),
-        Some(_) if error.is_library() => Some(ConnectionEnd::Protocol),
-        _ => None,
     }
 }

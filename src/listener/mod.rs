@@ -5,6 +5,7 @@ mod clocks;
 mod connection;
 mod detect;
 mod frames;
+mod http2;
 mod io;
 mod open;
 mod refusal;

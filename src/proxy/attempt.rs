@@ -17,11 +17,7 @@ use super::{
 use crate::{
     config::policy,
     error::{ProxyError, Reason},
-    http::{
-        body::UploadFault,
-        census::{self, Census},
-        framing, http2, interim, upgrade,
-    },
+    http::{body::UploadFault, census::Census, framing, http2, interim, upgrade},
     listener::ConnState,
     snapshot::{Candidate, Upstream},
     telemetry::Outcome,
@@ -217,9 +213,7 @@ fn answer(
         ProxyError::new(Reason::UpstreamProtocol).by(upstream.name()).because(what)
     };
     let has = Census::of(response.headers());
-    if has.any(census::FRAMING)
-        && let Err(error) = framing::check(response.version(), response.headers())
-    {
+    if let Err(error) = framing::check_of(has, response.version(), response.headers()) {
         return Err(broken(exchange, &error));
     }
     if let Err(error) = check_head(&response, &upstream.config) {

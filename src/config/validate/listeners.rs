@@ -13,7 +13,8 @@ use crate::config::{
     units::show_size,
     wire::{
         Cx, Spanned,
-        file::{FileWire, Http2Wire, ListenerWire, OrOff, ServerTlsWire},
+        file::{FileWire, ListenerWire, OrOff, ServerTlsWire},
+        http2::Http2Wire,
     },
 };
 

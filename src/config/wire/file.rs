@@ -7,6 +7,7 @@ use serde_json::{Value as Json, json};
 use super::{
     Cx, Defaults, Defs, List, Many, Shown, Spanned, Table, Text, Wire,
     hosts::{CertificateName, NewHost},
+    http2::Http2Wire,
     patterns::NewPath,
     scalars::{Delay, FilePath, Int, Listen, Size, Span, SpanOrNone, Workers},
     wire,
@@ -165,29 +166,6 @@ wire! {
         trust: List<IpNet, 0> = default(private_ranges()),
     }
     later { "proxy_protocol", "unmatched", "upstream" }
-}
-
-wire! {
-    /// What bounds one HTTP/2 connection of a client.
-    Http2Wire as "listener-http2" {
-        /// Most streams that the client resets within a second.
-        max_resets: Int<1, 1_000_000> = default(Int(1_000)),
-        /// Most streams, over the connection's life, that errors of the client make Weir reset.
-        max_stream_errors: Int<1, 1_000_000> = default(Int(1_000)),
-        /// Most frames within a second that carry nothing of a message: PING, SETTINGS, PRIORITY, `WINDOW_UPDATE`,
-        /// unknown and empty ones.
-        max_control_frames: Int<100, 10_000_000> = default(Int(10_000)),
-        /// Most bytes of one request's body that wait for the endpoint.
-        window: Size<65_535, 2_147_483_647> = default(Size(262_144)),
-        /// The same for all requests of a connection together.
-        connection_window: Size<65_535, 2_147_483_647> = default(Size(1_048_576)),
-        /// Most bytes of one answer that wait for the client.
-        max_send_buffer: Size<16_384, 2_147_483_647> = default(Size(65_536)),
-        /// A client that sent nothing for this long is asked for a sign of life; 0 = never.
-        ping_interval: SpanOrNone = default(SpanOrNone::secs(60)),
-        /// How long it has for that before its connection is closed.
-        ping_timeout: Span = default(Span::secs(20)),
-    }
 }
 
 /// Loopback and the private ranges (RFC 1918, RFC 4193).

@@ -152,6 +152,7 @@ impl Framer {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let read = match self.state {
+                State::Fields if self.cut.is_empty() && self.hint.is_none() => self.fields(rest),
                 State::Start { .. } | State::Fields | State::Size | State::Trailers => self.lines(rest),
                 State::Body(left) => Ok(self.skip(left, rest.len(), State::Body)),
                 State::Chunk(left) => Ok(self.skip(left, rest.len(), State::Chunk)),
@@ -171,6 +172,29 @@ impl Framer {
             }
         }
         Fed { passed: at, stop: None }
+    }
+
+    /// As many fields of a head as are whole.
+    ///
+    /// Nearly all lines there are come by here, and few matter: what is wrong with the others (a control character, a
+    /// name that is none) the parser behind this refuses by itself, so that they are not read twice.
+    fn fields(&mut self, rest: &[u8]) -> Result<(usize, Option<Stop>), Fault> {
+        let mut begun = 0;
+        for end in memchr::memchr_iter(b'\n', rest) {
+            match rest.get(begun..end).unwrap_or_default() {
+                [b'\r'] => return Ok((end + 1, self.head_ends()?)),
+                [line @ .., b'\r'] if line.len() < self.max_line => {
+                    if lines::may_matter(line) {
+                        self.field(line)?;
+                    }
+                }
+                [.., b'\r'] => return Err(Fault::TooLong),
+                _ => return Err(Fault::BareLf),
+            }
+            begun = end + 1;
+        }
+        // What is left is the beginning of a line.
+        if begun > 0 { Ok((begun, None)) } else { self.lines(rest) }
     }
 
     /// The next line, when it is whole.

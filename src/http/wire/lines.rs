@@ -159,6 +159,19 @@ pub(super) enum Field<'a> {
     Upgrade,
 }
 
+/// Whether a line may be one of the fields that [`field`] tells apart, or a folded one. Their names differ in length, so
+/// that one byte rules out nearly every other.
+pub(super) fn may_matter(line: &[u8]) -> bool {
+    let colon = |at: usize| line.get(at) == Some(&b':');
+    match line.first() {
+        Some(b'c' | b'C') => colon(b"content-length".len()),
+        Some(b't' | b'T') => colon(b"transfer-encoding".len()),
+        Some(b'u' | b'U') => colon(b"upgrade".len()),
+        Some(b' ' | b'\t') => true,
+        _ => false,
+    }
+}
+
 /// `name: value` (RFC 9112 §5).
 pub(super) fn field(line: &[u8]) -> Result<Field<'_>, Fault> {
     let (name, rest) = split_token(line);
