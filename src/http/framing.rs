@@ -10,6 +10,8 @@ use ::http::{
     header::{CONTENT_LENGTH, MAX_FORWARDS, TRANSFER_ENCODING},
 };
 
+use super::census::{self, Census};
+
 /// Why the framing of a message is refused: 400 (`malformed`) for a request, 502 (`upstream_protocol`) for an
 /// answer. The connection it came on must be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,6 +49,17 @@ pub fn check(version: Version, headers: &HeaderMap) -> Result<(), FramingError> 
     if chunked && length { Err(FramingError::BothLengths) } else { Ok(()) }
 }
 
+/// [`check`] for a message of which is known what it has: most have no `Transfer-Encoding`.
+pub fn check_of(had: Census, version: Version, headers: &HeaderMap) -> Result<(), FramingError> {
+    if had.any(census::TRANSFER_ENCODING) {
+        check(version, headers)
+    } else if had.any(census::CONTENT_LENGTH) {
+        check_content_length(headers).map(drop)
+    } else {
+        Ok(())
+    }
+}
+
 /// Whether the message is chunked.
 fn check_transfer_encoding(version: Version, headers: &HeaderMap) -> Result<bool, FramingError> {
     let mut lines = headers.get_all(TRANSFER_ENCODING).iter();
@@ -72,6 +85,14 @@ fn check_content_length(headers: &HeaderMap) -> Result<bool, FramingError> {
 fn number(value: &HeaderValue) -> Option<u64> {
     let text = value.to_str().ok()?;
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// What a field counts beside its name and value (RFC 9113 §6.5.2).
+const FIELD_OVERHEAD: usize = 32;
+
+/// The size of a list of fields as HTTP/2 counts it (RFC 9113 §6.5.2).
+pub fn size_of(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD).sum()
 }
 
 /// What `Max-Forwards` asks for.
@@ -133,7 +154,9 @@ mod tests {
             (&[(TE, "chunked"), (CL, "5")], Err(E::BothLengths)),
         ];
         for (lines, expected) in cases {
-            assert_eq!(check(Version::HTTP_11, &fields(lines)), *expected, "{lines:?}");
+            let headers = fields(lines);
+            assert_eq!(check(Version::HTTP_11, &headers), *expected, "{lines:?}");
+            assert_eq!(check_of(Census::of(&headers), Version::HTTP_11, &headers), *expected, "{lines:?}");
         }
         for version in [Version::HTTP_10, Version::HTTP_2] {
             assert_eq!(check(version, &fields(&[(TE, "chunked")])), Err(E::TransferEncodingVersion));

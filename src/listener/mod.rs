@@ -4,11 +4,14 @@ mod accept;
 mod clocks;
 mod connection;
 mod detect;
+mod frames;
+mod http2;
 mod io;
 mod open;
 mod proxy_header;
 mod refusal;
 mod state;
+mod streams;
 pub mod tls;
 
 use std::sync::{

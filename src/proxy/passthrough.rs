@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use ::http::{HeaderMap, StatusCode, Version, uri::Scheme};
+use ::http::{HeaderMap, StatusCode, Version, header, uri::Scheme};
 use hyper::upgrade::OnUpgrade;
 
 use super::{attempt, exchange::Exchange, limits::TimeLimits, tunnel};
@@ -26,10 +26,7 @@ use crate::{
         policy::{self, BalancerPolicy, EndpointAddress, Pool, UpstreamProtocol},
     },
     error::{ProxyError, Reason},
-    http::{
-        census::{self, Census},
-        uri::Host,
-    },
+    http::{census::Census, uri::Host},
     net::Socket,
     route::Rewriter,
     snapshot::{LocalUpstream, Route, Target, Upstream},
@@ -43,6 +40,11 @@ const NAME: &str = "_passthrough";
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// As for a route that says nothing.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// As for an upstream that says nothing.
+const MAX_HEADER_BYTES: usize = 64 * 1024;
+/// As for an upstream that says nothing.
+const MAX_HEADERS: usize = 100;
 
 /// What a listener passes through, and how.
 #[derive(Debug)]
@@ -63,11 +65,12 @@ impl Passthrough {
     pub(crate) fn new(config: &Config, listener: &Name, own_ports: &[u16], metrics: &Metrics) -> Self {
         let name = Name::reserved(NAME);
         let guard = Guard::new(&config.deny, own_ports);
+        let upstream = upstream(name.clone(), config.connect_timeout);
         Self {
             route_metrics: metrics.route(listener, &name),
             metrics: metrics.upstream(&name),
-            connector: Arc::new(Connector::guarded(config.connect_timeout, guard)),
-            upstream: Arc::new(upstream(name.clone(), config.connect_timeout)),
+            connector: Arc::new(Connector::guarded(&upstream, guard)),
+            upstream: Arc::new(upstream),
             route: route(name),
             config: config.clone(),
             tunnels: AtomicU32::new(0),
@@ -130,6 +133,8 @@ fn upstream(name: Name, connect_timeout: Duration) -> policy::Upstream {
         balancer: BalancerPolicy::default(),
         pool: Pool::default(),
         connect_timeout,
+        max_header_bytes: MAX_HEADER_BYTES,
+        max_headers: MAX_HEADERS,
     }
 }
 
@@ -209,7 +214,10 @@ pub(super) async fn connect(exchange: &mut Exchange) -> Result<Box<Established>,
         return Err(ProxyError::new(Reason::NoRoute).because("CONNECT"));
     };
     exchange.passes(&passthrough);
-    if exchange.had.any(census::FRAMING) && exchange.version() != Version::HTTP_2 {
+    let headers = &exchange.parts.headers;
+    let framed =
+        headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING);
+    if framed && exchange.version() != Version::HTTP_2 {
         // Is it a body, or the tunnel's first bytes? Two readings are one too many.
         return Err(ProxyError::new(Reason::Malformed).because("CONNECT with a body"));
     }

@@ -9,7 +9,7 @@ use super::exchange::Exchange;
 use crate::{
     error::{ProxyError, Reason},
     http::{
-        census, framing, trace,
+        census, framing, http2, trace,
         upgrade::{self, UpgradeProtocol},
         uri::{self, Host},
     },
@@ -18,8 +18,8 @@ use crate::{
     snapshot::{LocalUpstream, Target, View},
 };
 
-/// What a field counts beside its name and value (RFC 9113 §6.5.2).
-const FIELD_OVERHEAD: usize = 32;
+/// How many fields Weir adds to a request.
+const OWN_FIELDS: usize = 7;
 
 /// What a request wants to switch to, and how to get at its connection then.
 pub(super) type Wish = (UpgradeProtocol, OnUpgrade);
@@ -29,14 +29,17 @@ pub(super) type Wish = (UpgradeProtocol, OnUpgrade);
 pub(super) fn receive(exchange: &mut Exchange) -> Result<Option<Wish>, ProxyError> {
     let wish = wish(exchange);
     let connection = exchange.connection().clone();
-    check_size(exchange)?;
-    let had = exchange.had;
-    if had.any(census::FRAMING) {
-        framing::check(exchange.parts.version, &exchange.parts.headers).map_err(malformed)?;
+    if exchange.parts.version == Version::HTTP_2 {
+        check_size(exchange)?;
+        http2::check_request(&exchange.parts).map_err(malformed)?;
     }
+    let had = exchange.had;
+    framing::check_of(had, exchange.parts.version, &exchange.parts.headers).map_err(malformed)?;
     let host = host(exchange, &connection)?;
     exchange.know_host(host.clone());
     let headers = &mut exchange.parts.headers;
+    // Room for what Weir adds, at once.
+    headers.reserve(OWN_FIELDS);
     if had.any(census::TRACE) {
         exchange.trace_id = trace::take(headers);
     }
@@ -109,7 +112,8 @@ fn host(exchange: &Exchange, connection: &Connection) -> Result<Rc<Host>, ProxyE
 /// Brings the path into the one form in which it is matched and forwarded.
 fn normalise(exchange: &mut Exchange) -> Result<(), ProxyError> {
     let uri = &exchange.parts.uri;
-    if uri.path() == "*" {
+    // Asterisk form is for the server as a whole, which only `OPTIONS` asks about (RFC 9112 §3.2.4).
+    if uri.path() == "*" && exchange.parts.method == Method::OPTIONS {
         return Ok(());
     }
     if let Cow::Owned(path) = route::normalise(uri.path()).map_err(malformed)? {
@@ -122,13 +126,8 @@ fn normalise(exchange: &mut Exchange) -> Result<(), ProxyError> {
 /// Holds a request over HTTP/2 to the listener's bounds; the parser of HTTP/1 does it by itself.
 fn check_size(exchange: &Exchange) -> Result<(), ProxyError> {
     let parts = &exchange.parts;
-    if parts.version != Version::HTTP_2 {
-        return Ok(());
-    }
     let config = &exchange.connection().listener.config;
-    // The size of a list of fields as HTTP/2 counts it: RFC 9113 §6.5.2.
-    let bytes: usize =
-        parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD).sum();
+    let bytes = framing::size_of(&parts.headers);
     let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if parts.headers.len() > config.max_headers || bytes + target > config.max_header_bytes {
         return Err(ProxyError::new(Reason::HeaderTooLarge));

@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 
 use super::Guard;
 use crate::{
-    config::policy::{ClientTls, EndpointAddress},
+    config::policy::{ClientTls, EndpointAddress, Upstream},
     net::{Socket, Stream},
     tls::{TlsError, certificates, private_key, provider, read, roots, system_roots},
 };
@@ -70,6 +70,8 @@ pub(crate) enum Alpn {
 #[derive(Debug)]
 pub struct Connector {
     connect_timeout: Duration,
+    max_header_bytes: usize,
+    max_headers: usize,
     tls: Option<ReloadingTls>,
     /// What must not be connected to, where clients name the hosts.
     guard: Option<Guard>,
@@ -102,13 +104,25 @@ struct Tls {
 
 impl Connector {
     /// Reads what TLS needs; fails when a file cannot be used.
-    pub fn new(connect_timeout: Duration, tls: Option<&ClientTls>) -> Result<Self, TlsError> {
-        Ok(Self { connect_timeout, tls: tls.map(ReloadingTls::load).transpose()?, guard: None })
+    pub fn new(
+        connect_timeout: Duration,
+        max_header_bytes: usize,
+        max_headers: usize,
+        tls: Option<&ClientTls>,
+    ) -> Result<Self, TlsError> {
+        Ok(Self {
+            connect_timeout,
+            max_header_bytes,
+            max_headers,
+            tls: tls.map(ReloadingTls::load).transpose()?,
+            guard: None,
+        })
     }
 
-    /// Connects in clear to hosts that clients name, but for what `guard` forbids.
-    pub fn guarded(connect_timeout: Duration, guard: Guard) -> Self {
-        Self { connect_timeout, tls: None, guard: Some(guard) }
+    /// Connects in clear, as `upstream` says, to hosts that clients name, but for what `guard` forbids.
+    pub fn guarded(upstream: &Upstream, guard: Guard) -> Self {
+        let Upstream { connect_timeout, max_header_bytes, max_headers, .. } = *upstream;
+        Self { connect_timeout, max_header_bytes, max_headers, tls: None, guard: Some(guard) }
     }
 
     /// Reads the files of `tls` again; takes them when they changed and are whole, for the connections that are opened
@@ -119,6 +133,16 @@ impl Connector {
 
     pub(crate) fn connect_timeout(&self) -> Duration {
         self.connect_timeout
+    }
+
+    /// Most bytes of an answer's head.
+    pub(crate) fn max_header_bytes(&self) -> usize {
+        self.max_header_bytes
+    }
+
+    /// Most header fields of an answer.
+    pub(crate) fn max_headers(&self) -> usize {
+        self.max_headers
     }
 
     /// Whether connections are under TLS.
