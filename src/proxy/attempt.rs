@@ -232,9 +232,10 @@ fn answer(
     }
     let asked = outgoing.upgrade.as_ref().map(|(protocol, _)| protocol);
     let by_connect = asked.is_some() && lease.is_http2();
-    let accepted = match by_connect {
-        true => upgrade::accepted_connect(asked, response.status()),
-        false => upgrade::accepted(asked, response.status(), response.headers()),
+    let accepted = if by_connect {
+        upgrade::accepted_connect(asked, response.status())
+    } else {
+        upgrade::accepted(asked, response.status(), response.headers())
     };
     let accepted = match accepted {
         Ok(accepted) => accepted,
