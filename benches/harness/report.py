@@ -190,9 +190,10 @@ def memory(figures, order):
     title = f"""## Memory
 
 Resident MiB of all processes of a contestant, in brackets what is private to them; medians. The origin holds every
-answer ({HOLD_SIZE // 1024} KiB) back for {HOLD_MS} ms, so that as many connections are in use towards it as there are clients
-("pairs": how many were seen at once); the most that was seen counts. "After": {REST_SECONDS} s after everything was closed, with
-an idle time-out of {IDLE_TIMEOUT} s for connections to the origin; "left open" are descriptors above those at the start."""
+answer ({HOLD_SIZE // 1024} KiB) back for {HOLD_MS} ms, so that as many connections are in use towards it as there are
+clients ("pairs": how many were seen at once); the most that was seen counts. "After": {REST_SECONDS} s after everything
+was closed, with an idle time-out of {IDLE_TIMEOUT} s for connections to the origin; "left open" are descriptors above
+those at the start."""
     return rows(title, ["idle", "64", "1,000", "after", "pairs", "left open", "errors"], cells)
 
 
