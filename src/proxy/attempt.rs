@@ -237,25 +237,34 @@ fn answer(
     Ok(Answer { response, has, lease, tunnel, unasked: None })
 }
 
-/// Holds the head of an answer to the upstream's bounds. h2 does part of it by itself.
+/// Holds the head of an answer to the upstream's bounds.
 fn check_head(response: &Response<Incoming>, config: &policy::Upstream) -> Result<(), &'static str> {
     let headers = response.headers();
-    if headers.len() > config.max_headers || framing::size_of(headers) > config.max_header_bytes {
+    // Of HTTP/1, hyper bounds the bytes while it reads them.
+    let multiplexed = response.version() == Version::HTTP_2;
+    let too_long = || multiplexed && framing::size_of(headers) > config.max_header_bytes;
+    if headers.len() > config.max_headers || too_long() {
         return Err("the head is larger than max_headers or max_header_bytes");
     }
-    if response.version() == Version::HTTP_2 && http2::check_fields(headers).is_err() {
+    if multiplexed && http2::check_fields(headers).is_err() {
         return Err("a field's value begins or ends with white space");
     }
     Ok(())
 }
 
-fn not_connected(exchange: &mut Exchange, upstream: &Upstream, error: &CheckoutError) -> ProxyError {
+pub(super) fn not_connected(
+    exchange: &mut Exchange,
+    upstream: &Upstream,
+    error: &CheckoutError,
+) -> ProxyError {
     let (outcome, reason) = match error {
         CheckoutError::Full => (Outcome::PoolFull, Reason::PoolFull),
         CheckoutError::Connect(error) => match error {
             ConnectError::Dns(_) => (Outcome::ConnectError, Reason::DnsError),
             ConnectError::DnsTimeout => (Outcome::ConnectError, Reason::DnsTimeout),
             ConnectError::Refused(_) => (Outcome::ConnectError, Reason::ConnectRefused),
+            // Nobody's failure.
+            ConnectError::Forbidden(_) => (Outcome::Cancelled, Reason::Forbidden),
             ConnectError::Timeout => (Outcome::ConnectError, Reason::ConnectTimeout),
             ConnectError::Tls(_) => (Outcome::TlsError, Reason::UpstreamTls),
             ConnectError::Handshake(_) => (Outcome::ConnectError, Reason::UpstreamReset),

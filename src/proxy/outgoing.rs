@@ -9,7 +9,7 @@ use ::http::{
 use hyper::{Request, body::Body as _};
 use tokio::sync::oneshot;
 
-use super::{exchange::Exchange, limits::TimeLimits, receive::Wish};
+use super::{Passthrough, exchange::Exchange, limits::TimeLimits, receive::Wish};
 use crate::{
     error::{ProxyError, Reason},
     http::{
@@ -41,7 +41,9 @@ pub(super) struct Outgoing {
 /// Prepares the outgoing request: hop-by-hop fields go, Weir's own come, and the route's edits are made last.
 pub(super) fn prepare(exchange: &mut Exchange, upgrade: Option<Wish>) -> Result<Outgoing, ProxyError> {
     let view = exchange.view().clone();
-    let Some(route) = exchange.route.and_then(|route| view.snapshot().routes.get(route)) else {
+    let passes = exchange.passes.clone();
+    let matched = exchange.route.and_then(|route| view.snapshot().routes.get(route));
+    let Some(route) = passes.as_deref().map(Passthrough::route).or(matched) else {
         return Err(ProxyError::new(Reason::Internal).because("no route"));
     };
     let (config, had) = (&route.config, exchange.had);
