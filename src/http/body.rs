@@ -13,6 +13,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::{sync::oneshot, task::AbortHandle};
 
+use super::hygiene;
+
 /// Most bytes of a request body that are kept so that it can be sent again.
 pub(crate) const REPLAY_LIMIT: usize = 64 * 1024;
 
@@ -269,7 +271,7 @@ impl Streaming {
         }
         let polled = Pin::new(&mut *source.incoming.borrow_mut()).poll_frame(cx);
         source.flow.owed.set(polled.is_pending());
-        let frame = match ready!(polled) {
+        let mut frame = match ready!(polled) {
             None => return Poll::Ready(None),
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
@@ -288,6 +290,9 @@ impl Streaming {
                 self.sent += 1;
             }
         } else {
+            if let Some(trailers) = frame.trailers_mut() {
+                hygiene::clean_trailers(trailers);
+            }
             // Trailers are not kept.
             source.replayable.set(false);
         }

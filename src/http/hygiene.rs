@@ -169,7 +169,8 @@ pub fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// Removes from trailers what may not stand there (RFC 9110 §6.5.1): framing, routing, authentication,
-/// content format and everything of the connection.
+/// content format, everything of the connection, and what only Weir says ([`strip_untrusted`]): a recipient that
+/// merges trailers into the fields of the head would believe it.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
     const FORBIDDEN: &[HeaderName] = &[
         header::HOST,
@@ -191,6 +192,7 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
         return;
     }
     remove_hop_by_hop(trailers);
+    strip_untrusted(trailers);
     for name in FORBIDDEN {
         trailers.remove(name);
     }

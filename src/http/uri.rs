@@ -19,7 +19,7 @@ pub enum AuthorityError {
     Malformed,
     /// `Host` names another than `:authority` does.
     Contradiction,
-    /// The target is an authority, and the method is not `CONNECT`.
+    /// The target is an authority, and the method is not `CONNECT`; or a URI of another scheme than HTTP's.
     Target,
 }
 
@@ -68,6 +68,11 @@ pub fn authority<'a>(
     let target = uri.authority().map(|authority| parse(authority.as_str())).transpose()?;
     // A target that is an authority and nothing else is for `CONNECT` alone (RFC 9112 §3.2.3).
     if method != Method::CONNECT && uri.authority().is_some() && uri.scheme().is_none() {
+        return Err(AuthorityError::Target);
+    }
+    // A URI of another scheme is for nobody that speaks HTTP (RFC 9110 §4.2).
+    let http = |scheme: &Scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS;
+    if version != Version::HTTP_2 && !uri.scheme().is_none_or(http) {
         return Err(AuthorityError::Target);
     }
     if host.is_none() && version == Version::HTTP_11 {
@@ -229,6 +234,8 @@ mod tests {
         assert_eq!(get("http://user@b/x", &["b"]), Err(E::Malformed));
         assert_eq!(get("b", &["b"]), Err(E::Target));
         assert_eq!(get("b:80", &["b"]), Err(E::Target));
+        assert_eq!(get("ftp://b/", &["b"]), Err(E::Target));
+        assert_eq!(get("HTTPS://b/", &["b"]), host("b", None));
         assert_eq!(of(Version::HTTP_10, &Method::GET, "/", &[]), host("", None));
     }
 

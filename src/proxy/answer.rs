@@ -251,6 +251,8 @@ impl ResponseBody {
                 } else if let Some(trailers) = frame.trailers_mut() {
                     hygiene::clean_trailers(trailers);
                     exchange.know_grpc_status(trailers);
+                    // Nothing follows trailers, and hyper does not ask for more.
+                    self.complete();
                 }
                 self.settle_if_done();
                 Poll::Ready(Some(Ok(frame)))

@@ -58,6 +58,10 @@ pub(super) fn prepare(exchange: &mut Exchange, upgrade: Option<Wish>) -> Result<
         && parts.version == Version::HTTP_11
         && body.is_some()
         && takes_expectation(headers);
+    if parts.version == Version::HTTP_10 {
+        // Expectations are not for HTTP/1.0, whose clients know nothing of interim answers (RFC 9110 §10.1.1).
+        headers.remove(header::EXPECT);
+    }
     hygiene::remove_hop_by_hop_of(had, headers);
     exchange.connection.listener.via.append(parts.version, headers);
     let remaining = exchange.limits.remaining();

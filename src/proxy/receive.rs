@@ -107,7 +107,8 @@ fn host(exchange: &Exchange, connection: &Connection) -> Result<Rc<Host>, ProxyE
 /// Brings the path into the one form in which it is matched and forwarded.
 fn normalise(exchange: &mut Exchange) -> Result<(), ProxyError> {
     let uri = &exchange.parts.uri;
-    if uri.path() == "*" {
+    // Asterisk form is for the server as a whole, which only `OPTIONS` asks about (RFC 9112 §3.2.4).
+    if uri.path() == "*" && exchange.parts.method == Method::OPTIONS {
         return Ok(());
     }
     if let Cow::Owned(path) = route::normalise(uri.path()).map_err(malformed)? {

@@ -23,6 +23,9 @@ pub struct Fed {
     pub passed: usize,
     /// Why it stopped there; `None` when all of them are fine.
     pub stop: Option<Stop>,
+    /// Where the message begins that was read last, when its head had not passed before (0 when it began before these
+    /// bytes). Who has not shown the bytes to anybody yet can refuse the whole of it for what is wrong in its body.
+    pub begun: Option<usize>,
 }
 
 /// Why a [`Framer`] stopped before the end of what it was fed.
@@ -150,51 +153,34 @@ impl Framer {
     /// Reads on. After any stop but [`Stop::Fork`] it says the same of whatever it is fed.
     pub fn feed(&mut self, bytes: &[u8]) -> Fed {
         let mut at = 0;
+        let mut begun = (!self.in_body()).then_some(0);
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            let read = match self.state {
-                State::Fields if self.cut.is_empty() && self.hint.is_none() => self.fields(rest),
-                State::Start { .. } | State::Fields | State::Size | State::Trailers => self.lines(rest),
+            if let State::Start { .. } = self.state {
+                begun = Some(at);
+            }
+            let found = match self.state {
+                State::Fields => self.fields(rest),
+                State::Start { .. } | State::Size | State::Trailers => {
+                    self.lines(rest).map_err(|fault| (0, fault))
+                }
                 State::Body(left) => Ok(self.skip(left, rest.len(), State::Body)),
                 State::Chunk(left) => Ok(self.skip(left, rest.len(), State::Chunk)),
-                State::ChunkCr => self.must_be(b'\r', rest, State::ChunkLf),
-                State::ChunkLf => self.must_be(b'\n', rest, State::Size),
+                State::ChunkCr => self.must_be(b'\r', rest, State::ChunkLf).map_err(|fault| (0, fault)),
+                State::ChunkLf => self.must_be(b'\n', rest, State::Size).map_err(|fault| (0, fault)),
                 State::Rest => Ok((rest.len(), None)),
                 State::Over(stop) => Ok((0, Some(stop))),
             };
-            match read {
+            match found {
                 Ok((n, None)) => at += n,
-                Ok((n, stop)) => return Fed { passed: at + n, stop },
-                Err(fault) => {
+                Ok((n, stop)) => return Fed { passed: at + n, stop, begun },
+                Err((n, fault)) => {
                     let stop = if self.in_body() { Stop::Break(fault) } else { Stop::Refuse(fault) };
                     self.state = State::Over(stop);
-                    return Fed { passed: at, stop: Some(stop) };
+                    return Fed { passed: at + n, stop: Some(stop), begun };
                 }
             }
         }
-        Fed { passed: at, stop: None }
-    }
-
-    /// As many fields of a head as are whole.
-    ///
-    /// Nearly all lines there are come by here, and few matter: what is wrong with the others (a control character, a
-    /// name that is none) the parser behind this refuses by itself, so that they are not read twice.
-    fn fields(&mut self, rest: &[u8]) -> Result<(usize, Option<Stop>), Fault> {
-        let mut begun = 0;
-        for end in memchr::memchr_iter(b'\n', rest) {
-            match rest.get(begun..end).unwrap_or_default() {
-                [b'\r'] => return Ok((end + 1, self.head_ends()?)),
-                [line @ .., b'\r'] if line.len() < self.max_line => {
-                    if lines::may_matter(line) {
-                        self.field(line)?;
-                    }
-                }
-                [.., b'\r'] => return Err(Fault::TooLong),
-                _ => return Err(Fault::BareLf),
-            }
-            begun = end + 1;
-        }
-        // What is left is the beginning of a line.
-        if begun > 0 { Ok((begun, None)) } else { self.lines(rest) }
+        Fed { passed: at, stop: None, begun }
     }
 
     /// The next line, when it is whole.
@@ -238,7 +224,7 @@ impl Framer {
                 if let Some(hint) = &mut self.hint {
                     keep(hint, line);
                 }
-                self.field(line)?;
+                self.note(lines::field(line)?)?;
             }
             State::Trailers if line.is_empty() => return Ok(self.message_ends()),
             State::Trailers => drop(lines::field(line)?),
@@ -267,8 +253,31 @@ impl Framer {
         Ok(())
     }
 
-    fn field(&mut self, line: &[u8]) -> Result<(), Fault> {
-        match lines::field(line)? {
+    /// All fields that are there in one go, and the end of the head, as long as they are whole and plain; else the
+    /// next line. A fault comes with the beginning of its line.
+    fn fields(&mut self, rest: &[u8]) -> Result<(usize, Option<Stop>), (usize, Fault)> {
+        let mut at = 0;
+        // The lines of an interim answer are kept one by one.
+        if self.cut.is_empty() && self.hint.is_none() {
+            while let Some((field, n)) = lines::whole_field(rest.get(at..).unwrap_or_default())
+                && n <= self.max_line
+            {
+                if field != Field::Other {
+                    self.note(field).map_err(|fault| (at, fault))?;
+                }
+                at += n;
+            }
+            if let Some([b'\r', b'\n', ..]) = rest.get(at..) {
+                let stop = self.head_ends().map_err(|fault| (at, fault))?;
+                return Ok((at + 2, stop));
+            }
+        }
+        if at > 0 { Ok((at, None)) } else { self.lines(rest).map_err(|fault| (0, fault)) }
+    }
+
+    /// What a field says of the message's end.
+    fn note(&mut self, field: Field<'_>) -> Result<(), Fault> {
+        match field {
             Field::Other => {}
             Field::ContentLength(value) => {
                 let length = lines::length(value, self.answers)?;

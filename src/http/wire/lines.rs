@@ -1,6 +1,6 @@
 //! One line at a time: first lines, fields, sizes of chunks. All of it pure, none of it allocates.
 
-use super::Fault;
+use super::{Fault, scan};
 
 /// The longest body that is believed: what a signed number of 64 bits holds, as most parsers have it.
 const MAX_LENGTH: u64 = i64::MAX as u64;
@@ -54,17 +54,12 @@ fn split_token(line: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// The value of a field, or the reason of a status line: text, spaces and tabs, and bytes beyond ASCII.
-///
-/// The loop has no way out, so that the compiler takes sixteen bytes at a time.
 pub(super) fn check_text(text: &[u8]) -> Result<(), Fault> {
-    let bad = text
-        .iter()
-        .fold(0, |bad, &b| bad | (u8::from(b < b' ') & u8::from(b != b'\t')) | u8::from(b == 0x7f));
-    if bad == 0 {
-        return Ok(());
+    match text.get(scan::text(text)) {
+        None => Ok(()),
+        Some(b'\r') => Err(Fault::BareCr),
+        Some(_) => Err(Fault::Control),
     }
-    let first = text.iter().find(|&&b| b == 0x7f || (b < b' ' && b != b'\t'));
-    Err(if first == Some(&b'\r') { Fault::BareCr } else { Fault::Control })
 }
 
 /// What the first line of a request says.
@@ -91,10 +86,7 @@ pub(super) fn request_line(line: &[u8]) -> Result<RequestLine, Fault> {
     if target.is_empty() {
         return Err(Fault::RequestLine);
     }
-    let bad = target
-        .iter()
-        .fold(0, |bad, &b| bad | u8::from(b <= b' ') | u8::from(b >= 0x7f) | u8::from(b == b'#'));
-    if bad != 0 {
+    if scan::target(target) < target.len() {
         return Err(check_text(target).err().unwrap_or(Fault::Target));
     }
     Ok(RequestLine { is_http11, connect: method == b"CONNECT" })
@@ -159,25 +151,28 @@ pub(super) enum Field<'a> {
     Upgrade,
 }
 
-/// Whether a line may be one of the fields that [`field`] tells apart, or a folded one. Their names differ in length, so
-/// that one byte rules out nearly every other.
-pub(super) fn may_matter(line: &[u8]) -> bool {
-    let colon = |at: usize| line.get(at) == Some(&b':');
-    match line.first() {
-        Some(b'c' | b'C') => colon(b"content-length".len()),
-        Some(b't' | b'T') => colon(b"transfer-encoding".len()),
-        Some(b'u' | b'U') => colon(b"upgrade".len()),
-        Some(b' ' | b'\t') => true,
-        _ => false,
-    }
-}
-
 /// `name: value` (RFC 9112 §5).
 pub(super) fn field(line: &[u8]) -> Result<Field<'_>, Fault> {
     let (name, rest) = split_token(line);
     let [b':', value @ ..] = rest else { return Err(wrong_name(name, rest)) };
     check_text(value)?;
-    // Most names are told by their length.
+    known(name, value)
+}
+
+/// The field that `bytes` begin with, and its length with the end of its line; `None` unless it is whole, and as good
+/// as anything there. What is refused, and why, is [`field`]'s to say.
+#[inline]
+pub(super) fn whole_field(bytes: &[u8]) -> Option<(Field<'_>, usize)> {
+    let (name, rest) = split_token(bytes);
+    let [b':', rest @ ..] = rest else { return None };
+    let (value, end) = rest.split_at_checked(scan::text(rest))?;
+    let [b'\r', b'\n', ..] = end else { return None };
+    Some((known(name, value).ok()?, name.len() + value.len() + 3))
+}
+
+/// Most names are told by their length.
+#[inline]
+fn known<'a>(name: &[u8], value: &'a [u8]) -> Result<Field<'a>, Fault> {
     Ok(match name.len() {
         0 => return Err(Fault::Name),
         7 if name.eq_ignore_ascii_case(b"upgrade") => Field::Upgrade,

@@ -15,6 +15,7 @@
 mod fault;
 mod framer;
 mod lines;
+mod scan;
 mod strict;
 
 pub use fault::Fault;

@@ -63,12 +63,17 @@ impl Strict {
         let fresh = buf.filled().get(before..).unwrap_or_default();
         let fed = self.framer.feed(fresh);
         let Some(stop) = fed.stop else { return Ok(None) };
-        let rest = fresh.get(fed.passed..).unwrap_or_default();
+        // What is wrong in a body whose head nobody has seen is as good as wrong in the head.
+        let (stop, passed) = match (stop, fed.begun) {
+            (Stop::Break(fault), Some(begun)) => (Stop::Refuse(fault), begun),
+            (stop, _) => (stop, fed.passed),
+        };
+        let rest = fresh.get(passed..).unwrap_or_default();
         let held = match stop {
             Stop::Fork => (!rest.is_empty()).then(|| Bytes::copy_from_slice(rest)),
             Stop::Close | Stop::Refuse(_) | Stop::Break(_) => None,
         };
-        buf.set_filled(before + fed.passed);
+        buf.set_filled(before + passed);
         let ended = match stop {
             Stop::Fork => return Ok(held),
             Stop::Close => Ended::Closed,
@@ -77,7 +82,7 @@ impl Strict {
         };
         let ended = self.ended.insert(ended);
         // To read nothing would be the end of the connection; so what is in its place is shown with what is fine.
-        if fed.passed == 0 { ended.show(buf).map(|()| None) } else { Ok(None) }
+        if passed == 0 { ended.show(buf).map(|()| None) } else { Ok(None) }
     }
 }
 

@@ -4,8 +4,20 @@ use super::{Asked, Fault, Fed, Framer, Stop};
 
 const MAX_LINE: usize = 4096;
 
+/// Where a framer stopped, and why.
+#[derive(Debug, PartialEq, Eq)]
+struct Read {
+    passed: usize,
+    stop: Option<Stop>,
+}
+
+fn read(framer: &mut Framer, bytes: &[u8]) -> Read {
+    let Fed { passed, stop, .. } = framer.feed(bytes);
+    Read { passed, stop }
+}
+
 /// Where the framer stopped and why, when it is fed `bytes` in the pieces that `cuts` make.
-fn fed(mut framer: Framer, asked: Option<Asked>, bytes: &[u8], cuts: &[usize]) -> Fed {
+fn fed(mut framer: Framer, asked: Option<Asked>, bytes: &[u8], cuts: &[usize]) -> Read {
     if let Some(asked) = asked {
         framer.expect(asked);
     }
@@ -15,16 +27,16 @@ fn fed(mut framer: Framer, asked: Option<Asked>, bytes: &[u8], cuts: &[usize]) -
     for pair in cuts.windows(2) {
         let mut at = pair[0];
         while at < pair[1] {
-            let Fed { passed, stop } = framer.feed(&bytes[at..pair[1]]);
+            let Fed { passed, stop, .. } = framer.feed(&bytes[at..pair[1]]);
             at += passed;
             match stop {
                 None => assert_eq!(at, pair[1], "without a reason to stop, all of it passes"),
                 Some(Stop::Fork) => {}
-                stop => return Fed { passed: at, stop },
+                stop => return Read { passed: at, stop },
             }
         }
     }
-    Fed { passed: bytes.len(), stop: None }
+    Read { passed: bytes.len(), stop: None }
 }
 
 fn request(text: &str) -> Option<Stop> {
@@ -185,7 +197,7 @@ fn what_comes_after_a_message_is_the_next() {
     for good in [NEXT, posted] {
         let text = format!("{good}{broken}");
         let fed = fed(Framer::requests(MAX_LINE), None, text.as_bytes(), &[]);
-        assert_eq!(fed, Fed { passed: good.len(), stop: Some(Stop::Refuse(Fault::Folded)) });
+        assert_eq!(fed, Read { passed: good.len(), stop: Some(Stop::Refuse(Fault::Folded)) });
     }
 }
 
@@ -197,8 +209,8 @@ fn a_request_that_may_end_http_stops_the_framer_once() {
     ] {
         let mut framer = Framer::requests(MAX_LINE);
         let bytes = format!("{asks}{NEXT}");
-        assert_eq!(framer.feed(bytes.as_bytes()), Fed { passed: asks.len(), stop: Some(Stop::Fork) });
-        assert_eq!(framer.feed(NEXT.as_bytes()), Fed { passed: NEXT.len(), stop: None });
+        assert_eq!(read(&mut framer, bytes.as_bytes()), Read { passed: asks.len(), stop: Some(Stop::Fork) });
+        assert_eq!(read(&mut framer, NEXT.as_bytes()), Read { passed: NEXT.len(), stop: None });
     }
     assert_eq!(request("GET / HTTP/1.0\r\nupgrade: x\r\n\r\n"), None, "HTTP/1.0 has no upgrades");
 }
@@ -269,15 +281,29 @@ fn answers() {
 }
 
 #[test]
+fn the_message_that_was_read_last_has_a_beginning() {
+    let head = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    let begun = |pieces: &[String]| {
+        let mut framer = Framer::requests(MAX_LINE);
+        pieces.iter().map(|piece| framer.feed(piece.as_bytes()).begun).collect::<Vec<_>>()
+    };
+    assert_eq!(begun(&[format!("{head}x")]), [Some(0)]);
+    assert_eq!(begun(&[format!("{NEXT}{head}x")]), [Some(NEXT.len())]);
+    assert_eq!(begun(&[head.to_owned(), "x".to_owned()]), [Some(0), None], "its head has passed");
+    assert_eq!(begun(&[head[..30].to_owned(), head[30..].to_owned()]), [Some(0), Some(0)]);
+    assert_eq!(begun(&[head.to_owned(), format!("0\r\n\r\n{head}x")]), [Some(0), Some(5)]);
+}
+
+#[test]
 fn an_answer_needs_a_request_each() {
     let mut framer = Framer::answers(MAX_LINE);
     let whole = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
     assert_eq!(framer.feed(b"").stop, None);
     for _ in 0..3 {
         framer.expect(Asked::Other);
-        assert_eq!(framer.feed(whole), Fed { passed: whole.len(), stop: None });
+        assert_eq!(read(&mut framer, whole), Read { passed: whole.len(), stop: None });
     }
-    assert_eq!(framer.feed(b"H"), Fed { passed: 0, stop: Some(Stop::Refuse(Fault::Unasked)) });
+    assert_eq!(read(&mut framer, b"H"), Read { passed: 0, stop: Some(Stop::Refuse(Fault::Unasked)) });
     framer.expect(Asked::Other);
     assert_eq!(framer.feed(whole).passed, 0, "what it refused once stays refused");
 }
@@ -356,5 +382,84 @@ proptest! {
     fn anything_at_all_is_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = fed(Framer::requests(MAX_LINE), None, &bytes, &[]);
         let _ = fed(Framer::answers(MAX_LINE), Some(Asked::Other), &bytes, &[]);
+    }
+}
+
+/// What hyper's parser makes of a head: where it ends.
+fn httparse_end(answers: bool, bytes: &[u8]) -> Option<usize> {
+    let mut fields = [httparse::EMPTY_HEADER; 32];
+    let parsed = if answers {
+        httparse::Response::new(&mut fields).parse(bytes)
+    } else {
+        httparse::Request::new(&mut fields).parse(bytes)
+    };
+    match parsed {
+        Ok(httparse::Status::Complete(n)) => Some(n),
+        _ => None,
+    }
+}
+
+/// A token, and text without white space around it.
+const NAME: &str = "[a-zA-Z][a-zA-Z0-9!#$%&'*+.^`|~-]{0,12}";
+const TEXT: &str = "([!-~\u{e4}]([!-~ \t]{0,20}[!-~])?)?";
+
+proptest! {
+    #[test]
+    fn valid_requests_end_where_hyper_has_them_end(
+        method in "[A-Z]{1,8}",
+        target in "/[a-zA-Z0-9/?&=%.:@!$'()*+,;~_-]{0,30}",
+        minor in 0..2,
+        fields in prop::collection::vec((NAME, TEXT), 0..8),
+        body in prop::option::of(prop::collection::vec(any::<u8>(), 0..30)),
+    ) {
+        let fields = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect::<Vec<_>>().concat();
+        prop_assume!(method != "CONNECT" && !fields.to_lowercase().contains("upgrade"));
+        let length = body.as_ref().map(|body| format!("content-length: {}\r\n", body.len())).unwrap_or_default();
+        let head = format!("{method} {target} HTTP/1.{minor}\r\n{fields}{length}\r\n");
+        let mut bytes = head.clone().into_bytes();
+        bytes.extend(body.unwrap_or_default());
+        prop_assert_eq!(httparse_end(false, &bytes), Some(head.len()));
+        let whole = bytes.len();
+        // What comes next is refused at its first line: so the message ended right before it.
+        bytes.extend(b" \r\n");
+        let mut framer = Framer::requests(MAX_LINE);
+        prop_assert_eq!(read(&mut framer, &bytes), Read { passed: whole, stop: Some(Stop::Refuse(Fault::Folded)) });
+    }
+
+    #[test]
+    fn valid_answers_end_where_hyper_has_them_end(
+        status in 200_u16..600,
+        reason in "( [!-~ \t]{0,20})?",
+        fields in prop::collection::vec((NAME, TEXT), 0..8),
+        chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..20), 0..5),
+    ) {
+        prop_assume!(status != 204 && status != 304);
+        let fields = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect::<Vec<_>>().concat();
+        let head = format!("HTTP/1.1 {status}{reason}\r\n{fields}transfer-encoding: chunked\r\n\r\n");
+        let mut bytes = head.clone().into_bytes();
+        for chunk in &chunks {
+            bytes.extend(format!("{:x};x=y\r\n", chunk.len()).into_bytes());
+            bytes.extend(chunk);
+            bytes.extend(b"\r\n");
+        }
+        bytes.extend(b"0\r\nx: y\r\n\r\n");
+        prop_assert_eq!(httparse_end(true, &bytes), Some(head.len()));
+        let whole = bytes.len();
+        bytes.push(b'H');
+        let mut framer = Framer::answers(MAX_LINE);
+        framer.expect(Asked::Other);
+        prop_assert_eq!(read(&mut framer, &bytes), Read { passed: whole, stop: Some(Stop::Refuse(Fault::Unasked)) });
+    }
+
+    #[test]
+    fn what_passes_is_no_error_to_hyper(
+        bytes in messages(&["GET / HTTP/1.1\r\n", "POST /x HTTP/1.1\r\n", "GET / HTTP/1.0\r\n"]),
+    ) {
+        let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") else { return Ok(()) };
+        let mut framer = Framer::requests(MAX_LINE);
+        let fed = framer.feed(&bytes[..end + 4]);
+        if fed.stop.is_none() && bytes.first() != Some(&b'\r') {
+            prop_assert!(httparse_end(false, &bytes[..end + 4]).is_some());
+        }
     }
 }
