@@ -3,18 +3,22 @@
 //! A connection lives and dies on one worker. Nothing here is shared with another thread but what [`Shared`]
 //! holds, and of that a request touches only atomics.
 
+mod deadlines;
+
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     net::SocketAddr,
     rc::{Rc, Weak},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use ::http::HeaderValue;
 use arc_swap::ArcSwap;
+pub(crate) use deadlines::{Deadline, Deadlines};
 use tokio::sync::{
     Notify,
     mpsc::{UnboundedReceiver, UnboundedSender},
@@ -22,6 +26,7 @@ use tokio::sync::{
 
 use crate::{
     drain::Phase,
+    http::forwarded::request_id_at,
     listener::{self, Connection, Listener, Place},
     snapshot::{Snapshot, View},
     telemetry::Telemetry,
@@ -105,7 +110,11 @@ pub struct Worker {
     /// What it shares with the others.
     pub shared: Arc<Shared>,
     pub(crate) pools: Pools,
+    /// When the requests of this worker have to have their answers.
+    pub(crate) deadlines: Rc<Deadlines>,
     view: RefCell<Rc<View>>,
+    /// One moment by both clocks: when something happened by the calendar is worked out from when it happened.
+    calendar: Cell<(Instant, SystemTime)>,
     seats: RefCell<Vec<Option<Weak<Connection>>>>,
     free_seats: RefCell<Vec<usize>>,
     draining: Notify,
@@ -120,7 +129,9 @@ impl Worker {
             index,
             shared,
             pools: Pools::new(index, workers),
+            deadlines: Rc::default(),
             view: RefCell::new(view),
+            calendar: Cell::new((Instant::now(), SystemTime::now())),
             seats: RefCell::new(Vec::new()),
             free_seats: RefCell::new(Vec::new()),
             draining: Notify::new(),
@@ -138,6 +149,8 @@ impl Worker {
         for (listener, socket) in sockets {
             tokio::task::spawn_local(listener::accept(self.clone(), listener, socket));
         }
+        let deadlines = self.deadlines.clone();
+        tokio::task::spawn_local(async move { deadlines.run().await });
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -164,6 +177,15 @@ impl Worker {
             *view = Rc::new(View::new(Arc::clone(&current)));
         }
         view.clone()
+    }
+
+    /// A new request id for a request that came at `now`.
+    pub(crate) fn request_id(&self, now: Instant) -> HeaderValue {
+        let (moment, date) = self.calendar.get();
+        let date = date + now.saturating_duration_since(moment);
+        let since_1970 = date.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+        self.rng(|rng| request_id_at(unix_ms, rng))
     }
 
     /// This worker's random numbers.
@@ -228,6 +250,7 @@ impl Worker {
 
     fn inspect(self: &Rc<Self>) {
         let now = Instant::now();
+        self.calendar.set((now, SystemTime::now()));
         self.each_connection(|connection| connection.inspect(now));
         self.pools.maintain(now, &self.view());
     }

@@ -63,9 +63,12 @@ impl Flow {
         self.fault.get()
     }
 
-    pub(crate) fn answered(&self, bytes: usize) {
+    /// Bytes of the answer have passed; `more` = and others may follow, so that when they did matters.
+    pub(crate) fn answered(&self, bytes: usize, more: bool) {
         self.response_bytes.set(self.response_bytes.get() + bytes as u64);
-        self.moved.set(Instant::now());
+        if more {
+            self.moved.set(Instant::now());
+        }
     }
 
     pub(crate) fn uploaded(&self, bytes: usize) {

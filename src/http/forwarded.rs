@@ -9,7 +9,10 @@ use ::http::{HeaderMap, HeaderName, HeaderValue, uri::Scheme};
 use ipnet::{IpNet, Ipv4Net};
 use uuid::Uuid;
 
-use super::hygiene::strip_untrusted;
+use super::{
+    census::{self, Census},
+    hygiene::strip_untrusted,
+};
 
 /// `X-Forwarded-For`: the addresses a request came through, the client's first.
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -92,14 +95,25 @@ impl Peer {
     /// `X-Forwarded-*` and `X-Request-Id` for the next hop. Before anything else reads those or an `x-weir-*`
     /// header.
     ///
-    /// `host` is the authority as the client wrote it ([`super::uri::Authority::host_value`]).
-    pub fn admit(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) -> Sender {
-        let sender = Sender { client: self.client(headers), request_id: self.request_id(headers) };
+    /// `had` is what the request came with, `host` the authority as the client wrote it, `new_id` makes an id for a
+    /// request that has none.
+    pub fn admit(
+        &self,
+        headers: &mut HeaderMap,
+        had: Census,
+        host: Option<&HeaderValue>,
+        new_id: impl FnOnce() -> HeaderValue,
+    ) -> Sender {
+        let client = if had.any(census::X_FORWARDED_FOR) { self.client(headers) } else { self.address };
+        let known = had.any(census::X_REQUEST_ID).then(|| self.request_id(headers)).flatten();
         if !self.trusted {
             strip_untrusted(headers);
         }
-        self.forward(headers, host);
-        headers.insert(X_REQUEST_ID, sender.request_id.clone());
+        self.forward(headers, had, host);
+        let sender = Sender { client, request_id: known.clone().unwrap_or_else(new_id) };
+        if known.is_none() {
+            headers.insert(X_REQUEST_ID, sender.request_id.clone());
+        }
         sender
     }
 
@@ -130,31 +144,52 @@ impl Peer {
     /// The peer's address is appended to `X-Forwarded-For`. `-Proto` and `-Host` are written where they are
     /// missing: they describe the client's own request, and many applications cannot read lists there. What a
     /// peer that is not trusted said is gone by now, so for it all three are new.
-    fn forward(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
-        let forwarded_for = append_to_list(headers, &X_FORWARDED_FOR, &self.text);
+    fn forward(&self, headers: &mut HeaderMap, had: Census, host: Option<&HeaderValue>) {
+        let forwarded_for = if had.any(census::X_FORWARDED_FOR) {
+            append_to_list(headers, &X_FORWARDED_FOR, &self.text)
+        } else {
+            self.text.clone()
+        };
         headers.insert(X_FORWARDED_FOR, forwarded_for);
-        headers.entry(X_FORWARDED_PROTO).or_insert_with(|| self.scheme.clone());
-        if let Some(host) = host.filter(|host| !host.is_empty()) {
-            headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
+        // What a stranger said is gone.
+        if !self.trusted || !had.any(census::X_FORWARDED_PROTO) {
+            headers.insert(X_FORWARDED_PROTO, self.scheme.clone());
+        }
+        if let Some(host) = host.filter(|host| !host.is_empty())
+            && (!self.trusted || !had.any(census::X_FORWARDED_HOST))
+        {
+            headers.insert(X_FORWARDED_HOST, host.clone());
         }
     }
 
-    /// The request's id: that of the request where the peer is trusted, it is the only one, and it is 1 to
-    /// 128 visible ASCII characters; else a new UUID of version 7 (RFC 9562 §5.7).
-    fn request_id(&self, headers: &HeaderMap) -> HeaderValue {
+    /// The id that the request brought, where the peer is trusted, it is the only one, and it is 1 to 128 visible ASCII
+    /// characters.
+    fn request_id(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let mut lines = headers.get_all(&X_REQUEST_ID).iter();
         match (lines.next(), lines.next()) {
-            (Some(only), None) if self.trusted && is_request_id(only) => only.clone(),
-            _ => new_request_id(),
+            (Some(only), None) if self.trusted && is_request_id(only) => Some(only.clone()),
+            _ => None,
         }
     }
 }
 
-/// A new request id: a UUID of version 7, so that ids sort by time.
+/// A new request id: a UUID of version 7 (RFC 9562 §5.7), so that ids sort by time.
 pub fn new_request_id() -> HeaderValue {
+    id_text(Uuid::now_v7())
+}
+
+/// A new request id at `unix_ms` milliseconds since 1970, where clock and random numbers are at hand.
+///
+/// The random numbers need not be secret: an id is told to everybody, and opens nothing.
+pub fn request_id_at(unix_ms: u64, rng: &mut fastrand::Rng) -> HeaderValue {
+    let mut random = [0; 10];
+    rng.fill(&mut random);
+    id_text(uuid::Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid())
+}
+
+fn id_text(id: Uuid) -> HeaderValue {
     let mut buffer = Uuid::encode_buffer();
-    let text = Uuid::now_v7().hyphenated().encode_lower(&mut buffer);
-    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("-"))
+    HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer)).unwrap_or(HeaderValue::from_static("-"))
 }
 
 fn is_request_id(value: &HeaderValue) -> bool {
@@ -202,9 +237,14 @@ mod tests {
         Peer::new(address.parse().unwrap(), &Scheme::HTTP, &trust())
     }
 
+    fn admit(peer: &Peer, headers: &mut HeaderMap, host: Option<&HeaderValue>) -> Sender {
+        let had = Census::of(headers);
+        peer.admit(headers, had, host, || request_id_at(1_700_000_000_000, &mut fastrand::Rng::new()))
+    }
+
     fn forwarded(peer: &Peer, lines: &[(&'static str, &'static str)]) -> [String; 3] {
         let mut headers = fields(lines);
-        peer.admit(&mut headers, Some(&HeaderValue::from_static("shop:80")));
+        admit(peer, &mut headers, Some(&HeaderValue::from_static("shop:80")));
         [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST].map(|name| {
             headers.get_all(name).iter().map(|v| v.to_str().unwrap()).collect::<Vec<_>>().join("|")
         })
@@ -277,7 +317,7 @@ mod tests {
         let mut headers = fields(&lines);
         headers.insert("x-weir-timeout-ms", HeaderValue::from_static("1"));
         headers.insert("x-request-id", HeaderValue::from_static("chosen"));
-        let sender = peer("9.9.9.9").admit(&mut headers, None);
+        let sender = admit(&peer("9.9.9.9"), &mut headers, None);
         assert_eq!(sender.client, "9.9.9.9".parse::<IpAddr>().unwrap());
         assert_eq!(headers[X_REQUEST_ID], sender.request_id);
         assert_ne!(sender.request_id, "chosen");
@@ -300,7 +340,8 @@ mod tests {
             for line in lines {
                 headers.append(X_REQUEST_ID, HeaderValue::from_static(line));
             }
-            let id = peer(from).request_id(&headers);
+            let id = admit(&peer(from), &mut headers, None).request_id;
+            assert_eq!(headers.get_all(X_REQUEST_ID).iter().collect::<Vec<_>>(), [&id]);
             if kept {
                 assert_eq!(id, lines[0]);
             } else {
@@ -345,7 +386,7 @@ mod tests {
             let Ok(value) = HeaderValue::try_from(value) else { return Ok(()) };
             let mut headers =
                 HeaderMap::from_iter([(X_FORWARDED_FOR, value.clone()), (X_REQUEST_ID, value.clone())]);
-            let sender = peer(from).admit(&mut headers, Some(&value));
+            let sender = admit(&peer(from), &mut headers, Some(&value));
             prop_assert!(is_request_id(&sender.request_id));
             prop_assert!(headers[X_FORWARDED_FOR].as_bytes().ends_with(from.as_bytes()));
         }

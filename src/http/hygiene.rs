@@ -11,6 +11,8 @@ use ::http::{
 };
 use smallvec::SmallVec;
 
+use super::census::{self, Census};
+
 /// Whether a field concerns one connection only, whether `Connection` names it or not (RFC 9110 §7.6.1).
 ///
 /// Those of proxy authentication are between a client and its next proxy (RFC 9110 §11.7), which is Weir.
@@ -39,6 +41,25 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     // One look at each name there is costs less than one search for each name that must not be.
     remove_where(headers, is_hop_by_hop);
     keep_te_trailers(headers);
+}
+
+/// [`remove_hop_by_hop`] for a message of which is known what it has. Most have nothing or one usual `Connection`.
+pub fn remove_hop_by_hop_of(had: Census, headers: &mut HeaderMap) {
+    if !had.any(census::HOP_BY_HOP) {
+        return;
+    }
+    let usual = |value: &HeaderValue| {
+        let value = value.as_bytes();
+        value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
+    };
+    if had.any(census::HOP_BY_HOP.without(census::CONNECTION))
+        || had.repeats(census::CONNECTION)
+        || !headers.get(CONNECTION).is_some_and(usual)
+    {
+        remove_hop_by_hop(headers);
+    } else {
+        headers.remove(CONNECTION);
+    }
 }
 
 /// Removes the fields that `Connection` names (RFC 9110 §7.6.1), but for those that are [`end_to_end`].

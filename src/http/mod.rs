@@ -2,9 +2,10 @@
 //!
 //! What is on the wire ([`wire`]), framing ([`framing`]), the authority ([`uri`]), fields of the connection ([`hygiene`]), upgrades
 //! ([`upgrade`]), who the client is ([`forwarded`]), loops ([`via`]), deadlines ([`deadline`]), trace context
-//! ([`trace`]), and the answers that Weir makes itself ([`respond`]).
+//! ([`trace`]), what a message has of all that ([`census`]), and the answers that Weir makes itself ([`respond`]).
 
 pub(crate) mod body;
+pub mod census;
 pub mod deadline;
 pub mod forwarded;
 pub mod framing;

@@ -158,15 +158,22 @@ fn is_label(label: &str) -> bool {
     !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
 }
 
-impl Authority<'_> {
-    /// The value of `Host` for the next hop, which is that of the authority (RFC 9112 §3.2.2); `None` when
-    /// the request names no host. Costs nothing when `Host` says it already.
-    pub fn host_value(&self, headers: &HeaderMap) -> Option<HeaderValue> {
-        if self.text.is_empty() {
-            return None;
-        }
-        let same = headers.get(HOST).filter(|value| value.as_bytes() == self.text.as_bytes());
-        same.cloned().or_else(|| HeaderValue::from_str(self.text).ok())
+/// Whom a request is for, beyond the request: a connection keeps it, for the next one nearly always names the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// As it was written, with its port.
+    pub text: HeaderValue,
+    /// For matching: lower case, without port and trailing dot.
+    pub name: Box<str>,
+    /// The port, where one was written.
+    pub port: Option<u16>,
+}
+
+impl Host {
+    /// Keeps a copy of `authority`: a header's own value would hold on to the whole head that it came in.
+    pub fn keep(authority: &Authority<'_>) -> Result<Self, AuthorityError> {
+        let text = HeaderValue::from_str(authority.text).map_err(|_| AuthorityError::Malformed)?;
+        Ok(Self { text, name: (&*authority.host).into(), port: authority.port })
     }
 }
 
@@ -296,15 +303,6 @@ mod tests {
             matches!(parse("lower:1").unwrap().host, Cow::Borrowed(_)),
             "the usual case does not allocate"
         );
-    }
-
-    #[test]
-    fn the_next_host_is_the_authority() {
-        let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static("A:1"))]);
-        let value = |text| parse(text).unwrap().host_value(&headers);
-        assert_eq!(value("A:1").unwrap(), "A:1");
-        assert_eq!(value("b").unwrap(), "b");
-        assert_eq!(value(""), None);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The clocks of a connection, which its worker looks at a few times a second: no request pays for a timer.
 
-use std::{rc::Weak, time::Instant};
+use std::{
+    rc::Weak,
+    time::{Duration, Instant},
+};
 
 use super::{Connection, Signal, state::Phase};
 use crate::drain;
@@ -12,14 +15,13 @@ impl Connection {
     /// Looks at the connection's clocks.
     pub(crate) fn inspect(&self, now: Instant) {
         let config = &self.listener.config;
+        let passed = self.in_phase(now);
         let verdict = if self.stands_still(now) {
             self.stalled.set(true);
             Some(Signal::Close)
         } else if self.is_multiplexed() {
-            let silent = now.saturating_duration_since(self.idle_since.get());
-            (self.active.get() == 0 && silent >= config.keepalive_timeout).then_some(Signal::Finish)
+            (self.active.get() == 0 && passed >= config.keepalive_timeout).then_some(Signal::Finish)
         } else {
-            let passed = self.state.in_phase();
             match self.state.phase() {
                 Phase::Idle => (passed >= config.keepalive_timeout).then_some(Signal::Finish),
                 Phase::Head => (passed >= config.header_timeout).then_some(Signal::HeadTooSlow),
@@ -35,6 +37,16 @@ impl Connection {
         if let Some(signal) = verdict {
             self.tell(signal);
         }
+    }
+
+    /// How long the connection has been in its phase, counted from when that was first seen here.
+    fn in_phase(&self, now: Instant) -> Duration {
+        let (entered, since) = self.phase_since.get();
+        if entered != self.state.entered() {
+            self.phase_since.set((self.state.entered(), now));
+            return Duration::ZERO;
+        }
+        now.saturating_duration_since(since)
     }
 
     /// Whether the client has taken nothing of its answer for too long. hyper does not ask for more of a body

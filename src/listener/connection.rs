@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     error::Reason,
-    http::{body::Flow, forwarded::Peer},
+    http::{body::Flow, forwarded::Peer, uri::Host},
     proxy,
     telemetry::ConnectionRefusal,
     worker::{LocalExecutor, Seat, Worker},
@@ -63,12 +63,15 @@ pub(crate) struct Connection {
     /// The address of the other end.
     pub(crate) remote: SocketAddr,
     peer: OnceCell<Peer>,
+    /// Whom the last request was for.
+    host: RefCell<Option<Rc<Host>>>,
     pub(crate) state: Arc<ConnState>,
     /// Whether the client speaks TLS with us.
     pub(crate) secure: Cell<bool>,
     /// Requests (HTTP/2: streams) that are being handled.
     pub(super) active: Cell<u32>,
-    pub(super) idle_since: Cell<Instant>,
+    /// What [`ConnState::entered`] was when it last changed, and when that was seen.
+    pub(super) phase_since: Cell<(u32, Instant)>,
     pub(super) multiplexed: Cell<bool>,
     /// At least one request has come.
     served: Cell<bool>,
@@ -105,10 +108,11 @@ impl Connection {
             listener,
             remote,
             peer: OnceCell::new(),
-            state: Arc::new(ConnState::new(now)),
+            host: RefCell::new(None),
+            state: Arc::new(ConnState::new()),
             secure: Cell::new(false),
             active: Cell::new(0),
-            idle_since: Cell::new(now),
+            phase_since: Cell::new((0, now)),
             multiplexed: Cell::new(false),
             answering: Cell::new(false),
             interim_allowed: Cell::new(false),
@@ -148,8 +152,8 @@ impl Connection {
         let config = &self.listener.config;
         let handler = self.clone();
         let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let connection = handler.clone();
-            async move { Ok::<_, Infallible>(proxy::handle(connection, request).await) }
+            let exchange = proxy::Exchange::begin(handler.clone(), request);
+            async move { Ok::<_, Infallible>(proxy::handle(exchange).await) }
         });
         let io =
             io.explaining(self.listener.refusals.clone()).strict(config.max_header_bytes.saturating_mul(2));
@@ -225,8 +229,8 @@ impl Connection {
         let config = &self.listener.config;
         let handler = self.clone();
         let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let connection = handler.clone();
-            async move { Ok::<_, Infallible>(proxy::handle(connection, request).await) }
+            let exchange = proxy::Exchange::begin(handler.clone(), request);
+            async move { Ok::<_, Infallible>(proxy::handle(exchange).await) }
         });
         // Twice what is allowed, so that what is only somewhat too large gets an answer that explains itself: h2
         // refuses what is larger with a bare status.
@@ -272,6 +276,16 @@ impl Connection {
             let scheme = if self.secure.get() { Scheme::HTTPS } else { Scheme::HTTP };
             Peer::new(self.remote.ip(), &scheme, &self.listener.trust)
         })
+    }
+
+    /// The host that is written like this, when the last request was for it too.
+    pub(crate) fn known_host(&self, written: &[u8]) -> Option<Rc<Host>> {
+        self.host.borrow().as_ref().filter(|host| host.text.as_bytes() == written).cloned()
+    }
+
+    /// Remembers whom a request was for.
+    pub(crate) fn know_host(&self, host: &Rc<Host>) {
+        self.host.replace(Some(host.clone()));
     }
 
     /// Whether it carries several requests at a time.
@@ -350,7 +364,7 @@ impl Connection {
             return;
         }
         if self.multiplexed.get() {
-            self.idle_since.set(Instant::now());
+            self.state.enter(Phase::Idle);
         } else if Rc::strong_count(flow) > 1 {
             self.rest.replace(Rc::downgrade(flow));
             self.state.enter(Phase::Rest);

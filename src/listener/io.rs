@@ -241,7 +241,6 @@ mod tests {
     use std::{
         sync::atomic::{AtomicUsize, Ordering},
         task::{Wake, Waker},
-        time::Instant,
     };
 
     use tokio::{
@@ -263,7 +262,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
-        let state = Arc::new(ConnState::new(Instant::now()));
+        let state = Arc::new(ConnState::new());
         (client, ServerIo::new(Stream::Plain(server), Bytes::new(), state.clone()), state)
     }
 

@@ -64,6 +64,10 @@ impl Refusals {
 /// Whether `written` is a whole message with a 4xx status, no body, and no header but those that hyper
 /// itself sets. Everything that Weir makes or forwards carries `via`, so it is never taken for one.
 fn bare_refusal(written: &[u8]) -> Option<Reason> {
+    // Nearly everything that is written is something else.
+    if !written.starts_with(b"HTTP/1.1 4") {
+        return None;
+    }
     let text = std::str::from_utf8(written).ok()?;
     let head = text.strip_suffix("\r\n\r\n")?;
     let mut lines = head.split("\r\n");

@@ -3,10 +3,9 @@
 use std::{
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
     },
     task::Waker,
-    time::{Duration, Instant},
 };
 
 /// Where an HTTP/1 connection is in its cycle.
@@ -30,10 +29,9 @@ pub(crate) enum Phase {
 /// parties run on the same thread; the atomics are there because an upgradable connection must be `Send`.
 #[derive(Debug)]
 pub(crate) struct ConnState {
-    epoch: Instant,
     phase: AtomicU8,
-    /// When the phase was entered, in milliseconds since `epoch`.
-    since: AtomicU64,
+    /// Counts the phases that were entered. Wraps.
+    entered: AtomicU32,
     /// The peer has ended its half while a request was being handled.
     half_closed: AtomicBool,
     /// The socket is to notice the peer's end although hyper does not read.
@@ -52,11 +50,10 @@ pub(crate) struct ConnState {
 }
 
 impl ConnState {
-    pub(crate) fn new(now: Instant) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
-            epoch: now,
             phase: AtomicU8::new(0),
-            since: AtomicU64::new(0),
+            entered: AtomicU32::new(0),
             half_closed: AtomicBool::new(false),
             watching: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
@@ -79,14 +76,15 @@ impl ConnState {
     }
 
     pub(crate) fn enter(&self, phase: Phase) {
-        self.since.store(self.now(), Ordering::Relaxed);
+        self.entered.store(self.entered.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         self.phase.store(phase as u8, Ordering::Relaxed);
         self.watching.store(false, Ordering::Relaxed);
     }
 
-    /// How long the connection has been in its phase.
-    pub(crate) fn in_phase(&self) -> Duration {
-        Duration::from_millis(self.now().saturating_sub(self.since.load(Ordering::Relaxed)))
+    /// A number that changes whenever a phase is entered: whoever wants to know for how long looks twice, and a request
+    /// reads no clock for it.
+    pub(crate) fn entered(&self) -> u32 {
+        self.entered.load(Ordering::Relaxed)
     }
 
     pub(super) fn did_read(&self) {
@@ -188,10 +186,6 @@ impl ConnState {
         let mut waiting = self.interim.lock().unwrap_or_else(PoisonError::into_inner);
         Some(std::mem::take(&mut *waiting))
     }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
 }
 
 #[cfg(test)]
@@ -199,7 +193,7 @@ mod tests {
     use super::*;
 
     fn state() -> ConnState {
-        ConnState::new(Instant::now())
+        ConnState::new()
     }
 
     #[test]

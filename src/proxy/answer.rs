@@ -12,12 +12,9 @@ use ::http::{HeaderValue, Method, Response, StatusCode, Version, header};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::{
-    sync::oneshot,
-    time::{Sleep, sleep_until},
-};
+use tokio::sync::oneshot;
 
-use super::{attempt::Answer, exchange::Exchange, limits::TimeLimits, tunnel};
+use super::{attempt::Answer, exchange::Exchange, tunnel};
 use crate::{
     error::{ProxyError, Reason},
     http::{
@@ -27,42 +24,43 @@ use crate::{
     route::rewrite,
     telemetry::Ended,
     upstream::Lease,
+    worker::Deadline,
 };
 
 /// An endpoint's answer, on its way to the client.
 pub(super) fn forward(mut exchange: Box<Exchange>, answer: Answer) -> Response<ResponseBody> {
-    let Answer { response, lease, limits, tunnel, unasked } = answer;
+    let Answer { response, has, lease, tunnel, unasked } = answer;
     let (mut head, body) = response.into_parts();
-    hygiene::remove_hop_by_hop(&mut head.headers);
+    hygiene::remove_hop_by_hop_of(has, &mut head.headers);
     let connection = exchange.connection().clone();
     connection.listener.via.append(head.version, &mut head.headers);
     head.headers.insert(forwarded::X_REQUEST_ID, exchange.request_id().clone());
     if let Some(route) = exchange.route() {
-        rewrite::apply_edits(&route.config.response_headers, &mut head.headers);
+        let edits = &route.config.response_headers;
+        rewrite::apply_edits(edits, &mut head.headers);
+        if exchange.version() == Version::HTTP_2 && !edits.is_empty() {
+            hygiene::for_http2(&mut head.headers);
+        }
     }
     if let Some(tunnel) = tunnel {
         if exchange.version() == Version::HTTP_2 {
             upgrade::to_connect(&mut head.headers);
-            hygiene::for_http2(&mut head.headers);
             head.status = StatusCode::OK;
             exchange.answers(head.status);
         } else {
             tunnel.protocol.restore(&mut head.headers);
         }
         exchange.head_goes_out();
-        tunnel::carry(tunnel, exchange, lease, limits);
+        tunnel::carry(tunnel, exchange, lease);
         return finished(head, ResponseBody::empty());
-    }
-    if exchange.version() == Version::HTTP_2 {
-        hygiene::for_http2(&mut head.headers);
     }
     exchange.head_goes_out();
     if !connection.is_multiplexed() {
-        connection.bound_stall(limits.idle());
+        connection.bound_stall(exchange.limits.idle());
     }
     // A client that was told to keep its body is about to send another request, where the body should be.
     let last = exchange.connection_is_leaving() || unasked.is_some();
-    let response = finished(head, ResponseBody::streaming(body, exchange, lease, limits, unasked));
+    let response = finished(head, ResponseBody::streaming(body, exchange, lease, unasked));
     end_after(response, last, &connection)
 }
 
@@ -130,18 +128,17 @@ pub(crate) struct ResponseBody {
 #[derive(Debug)]
 enum BodySource {
     Whole(Option<Bytes>),
-    Streaming(Box<StreamingBody>),
+    Streaming(StreamingBody),
 }
 
 #[derive(Debug)]
 struct StreamingBody {
     incoming: Incoming,
     lease: Option<Lease>,
-    limits: TimeLimits,
     /// Keeps a body that nobody asked for from being read until the answer is whole.
     unasked: Option<oneshot::Sender<()>>,
     /// Runs while nothing comes from the endpoint.
-    stalled: Option<Pin<Box<Sleep>>>,
+    stalled: Option<Deadline>,
 }
 
 impl ResponseBody {
@@ -161,17 +158,15 @@ impl ResponseBody {
         incoming: Incoming,
         exchange: Box<Exchange>,
         lease: Lease,
-        limits: TimeLimits,
         unasked: Option<oneshot::Sender<()>>,
     ) -> Self {
         let mut body = Self {
-            source: BodySource::Streaming(Box::new(StreamingBody {
+            source: BodySource::Streaming(StreamingBody {
                 incoming,
                 lease: Some(lease),
-                limits,
                 unasked,
                 stalled: None,
-            })),
+            }),
             exchange: Some(exchange),
         };
         body.settle_if_done();
@@ -182,9 +177,23 @@ impl ResponseBody {
     fn settle_if_done(&mut self) {
         let BodySource::Streaming(body) = &mut self.source else { return };
         if body.incoming.is_end_stream() {
-            body.complete();
-            self.settle(Ended::Complete);
+            self.complete();
         }
+    }
+
+    /// The endpoint has said everything: its connection is free, and the books are closed.
+    fn complete(&mut self) {
+        let now = Instant::now();
+        if let BodySource::Streaming(body) = &mut self.source
+            && let Some(lease) = body.lease.take()
+        {
+            body.unasked = None;
+            lease.finish(now);
+        }
+        if let Some(exchange) = &mut self.exchange {
+            exchange.ended_at(now);
+        }
+        self.settle(Ended::Complete);
     }
 
     fn settle(&mut self, ended: Ended) {
@@ -216,11 +225,9 @@ impl ResponseBody {
             }
             Poll::Ready(frame) => frame,
         };
-        body.stalled = None;
         match frame {
             None => {
-                body.complete();
-                self.settle(Ended::Complete);
+                self.complete();
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
@@ -229,13 +236,13 @@ impl ResponseBody {
             }
             Some(Ok(mut frame)) => {
                 if let Some(data) = frame.data_ref() {
-                    exchange.flow().answered(data.len());
+                    // When the last byte moved is of no interest any more.
+                    exchange.flow().answered(data.len(), !body.incoming.is_end_stream());
                 } else if let Some(trailers) = frame.trailers_mut() {
                     hygiene::clean_trailers(trailers);
                     exchange.know_grpc_status(trailers);
                     // Nothing follows trailers, and hyper does not ask for more.
-                    body.complete();
-                    self.settle(Ended::Complete);
+                    self.complete();
                 }
                 self.settle_if_done();
                 Poll::Ready(Some(Ok(frame)))
@@ -245,25 +252,18 @@ impl ResponseBody {
 }
 
 impl StreamingBody {
-    /// The endpoint has said everything: its connection is free.
-    fn complete(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            self.unasked = None;
-            lease.finish();
-        }
-    }
-
     /// Ready when the exchange has been still for too long, or its client's deadline is over.
     fn poll_stalled(&mut self, cx: &mut Context<'_>, exchange: &Exchange) -> Poll<()> {
-        let Some(by) = self.limits.body_by(exchange.flow()) else { return Poll::Pending };
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep_until(by.into())));
+        let Some(by) = exchange.limits.body_by(exchange.flow()) else { return Poll::Pending };
+        let deadlines = &exchange.connection().worker.deadlines;
+        let stalled = self.stalled.get_or_insert_with(|| Deadline::new(deadlines, by));
         loop {
-            if stalled.as_mut().poll(cx).is_pending() {
+            if stalled.poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            // The request's body may have moved since.
-            match self.limits.body_by(exchange.flow()) {
-                Some(by) if by > Instant::now() => stalled.as_mut().reset(by.into()),
+            // Something may have moved since.
+            match exchange.limits.body_by(exchange.flow()) {
+                Some(by) if by > Instant::now() => stalled.reset(by),
                 _ => return Poll::Ready(()),
             }
         }
@@ -287,7 +287,7 @@ impl Body for ResponseBody {
             BodySource::Whole(body) => {
                 let data = body.take();
                 if let (Some(data), Some(exchange)) = (&data, &this.exchange) {
-                    exchange.flow().answered(data.len());
+                    exchange.flow().answered(data.len(), false);
                 }
                 this.exchange = None;
                 Poll::Ready(data.map(|data| Ok(Frame::data(data))))

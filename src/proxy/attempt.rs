@@ -5,18 +5,26 @@ use std::{
     time::Duration,
 };
 
-use ::http::{Method, Response, StatusCode};
+use ::http::{HeaderMap, Method, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
-use super::{exchange::Exchange, limits::TimeLimits, outgoing::Outgoing, tunnel::Tunnel};
+use super::{
+    exchange::Exchange,
+    outgoing::{Outgoing, To},
+    tunnel::Tunnel,
+};
 use crate::{
     error::{ProxyError, Reason},
-    http::{body::UploadFault, framing, interim, upgrade},
+    http::{
+        body::UploadFault,
+        census::{self, Census},
+        framing, interim, upgrade,
+    },
     listener::ConnState,
     snapshot::{Candidate, Upstream},
     telemetry::Outcome,
-    upstream::{CheckoutError, ConnectError, Failure, Lane, Lease},
+    upstream::{CheckoutError, ConnectError, Failure, Lane, Lease, Listen},
 };
 
 /// How long a client that asked to be asked for its body waits for the endpoint to do so. RFC 9110 §10.1.1 lets a
@@ -30,8 +38,9 @@ const REPLAYS: usize = 1;
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(super) response: Response<Incoming>,
+    /// The fields that it came with.
+    pub(super) has: Census,
     pub(super) lease: Lease,
-    pub(super) limits: TimeLimits,
     /// Both sides switch protocols.
     pub(super) tunnel: Option<Tunnel>,
     /// Its client waits to be asked for the body, and the answer came first. Dropped, it ends the wait in vain.
@@ -41,9 +50,8 @@ pub(crate) struct Answer {
 /// Sends the request to an endpoint of `upstream` and waits for the head of its answer.
 pub(super) async fn send(
     exchange: &mut Exchange,
-    upstream: &Arc<Upstream>,
-    mut outgoing: Outgoing,
-    limits: &TimeLimits,
+    upstream: &Upstream,
+    outgoing: Outgoing,
 ) -> Result<Answer, ProxyError> {
     let mut picked = None;
     loop {
@@ -53,40 +61,53 @@ pub(super) async fn send(
             None => *picked.insert(pick(exchange, upstream)?),
         };
         let fresh = exchange.attempts() > 0;
-        exchange.attempt_begins(&candidate.endpoint);
+        let now = exchange.attempt_begins(&candidate.endpoint);
         let lane = lane(exchange, upstream, candidate, &outgoing);
-        let mut lease = match lane.checkout(fresh).await {
+        let mut lease = match lane.checkout(now, fresh).await {
             Ok(lease) => lease,
             Err(error) => return Err(not_connected(exchange, upstream, &error)),
         };
         exchange.attempt_has_connection(lease.reused());
         let may_replay = lease.reused() && exchange.attempts() <= REPLAYS;
         let mut gate = Gate::new(exchange, &outgoing);
-        match send_once(exchange, &mut outgoing, &lane, &mut lease, may_replay, &mut gate).await? {
+        let to = To { http2: lease.is_http2(), secure: lane.secure() };
+        let keep = may_replay && outgoing.repeatable(exchange);
+        let asked = gate.as_mut().and_then(|gate| gate.asked.take());
+        let request = outgoing.request(exchange, to, keep, asked)?;
+        match lease.send(request, keep, listener(exchange, gate.as_ref())).await {
             Ok(response) => {
                 let unasked = gate.and_then(|gate| gate.take());
-                let answer = answer(exchange, outgoing, response, lease, limits, upstream)?;
+                let answer = answer(exchange, outgoing, response, lease, upstream)?;
                 return Ok(Answer { unasked, ..answer });
             }
-            Err(failure) => {
+            Err(mut failure) => {
                 let upload = exchange.flow().fault();
                 // What the client did with its body says nothing of the endpoint.
                 exchange.attempt_ends(if upload.is_some() { Outcome::Cancelled } else { Outcome::Reset });
-                let replay = upload.is_none()
-                    && match &failure {
-                        Failure::NotSent(..) => may_replay,
-                        Failure::MaybeSent(_) => {
-                            may_replay && outgoing.repeatable() && failure.connection_died()
-                        }
-                    };
-                if !replay {
-                    return Err(not_answered(exchange, upstream, &failure));
-                }
-                if let Failure::NotSent(request, _) = failure {
-                    outgoing.take_back(*request);
+                match again(exchange, &outgoing, &lease, &mut failure) {
+                    Some(headers) if upload.is_none() && may_replay => {
+                        Outgoing::take_back(exchange, headers);
+                    }
+                    _ => return Err(not_answered(exchange, upstream, &failure)),
                 }
             }
         }
+    }
+}
+
+/// The fields of a request that may be sent again: not a byte of it went out, or it does no harm to have it twice and
+/// the connection died under it. `None` where that is not so, or nothing is left of it.
+fn again(
+    exchange: &mut Exchange,
+    outgoing: &Outgoing,
+    lease: &Lease,
+    failure: &mut Failure,
+) -> Option<HeaderMap> {
+    match failure {
+        Failure::NotSent(request, _) => Some(std::mem::take(request.headers_mut())),
+        Failure::MaybeSent(_) if !outgoing.repeatable(exchange) || !failure.connection_died() => None,
+        Failure::MaybeSent(_) if lease.is_http2() => Some(std::mem::take(&mut exchange.parts.headers)),
+        Failure::MaybeSent(_) => lease.written(),
     }
 }
 
@@ -106,26 +127,7 @@ fn lane(
     outgoing: &Outgoing,
 ) -> std::rc::Rc<Lane> {
     let worker = &exchange.connection().worker;
-    exchange.view().lane(&worker.pools, upstream, candidate, outgoing.want())
-}
-
-/// Sends the request on `lease`. The outer error is Weir's own; the inner one is the connection's.
-async fn send_once(
-    exchange: &Exchange,
-    outgoing: &mut Outgoing,
-    lane: &Lane,
-    lease: &mut Lease,
-    may_replay: bool,
-    gate: &mut Option<Gate>,
-) -> Result<Result<Response<Incoming>, Failure>, ProxyError> {
-    let keep = may_replay && outgoing.repeatable();
-    let asked = gate.as_mut().and_then(|gate| gate.asked.take());
-    let mut request = outgoing.request(exchange.attempts(), lease.is_http2(), lane.secure(), keep, asked)?;
-    let connection = exchange.connection();
-    if connection.interim_allowed() {
-        pass_on_interim(&mut request, connection.state.clone(), gate.as_ref().map(Gate::opener));
-    }
-    Ok(lease.send(request).await)
+    exchange.view().lane(&worker.pools, upstream, candidate, outgoing.want(exchange))
 }
 
 /// Holds back the body of a request whose client waits to be asked for it.
@@ -151,10 +153,6 @@ impl Gate {
         Some(Self { ask, asked: Some(asked) })
     }
 
-    fn opener(&self) -> Opener {
-        self.ask.clone()
-    }
-
     /// Takes the key away: nothing opens the gate any more. `None` when it is open.
     fn take(&self) -> Option<oneshot::Sender<()>> {
         self.ask.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -168,16 +166,41 @@ fn open(gate: &Mutex<Option<oneshot::Sender<()>>>) {
     }
 }
 
-/// Passes interim answers on to the client as they come, and lets the body flow when the endpoint asks for it.
-fn pass_on_interim<B>(request: &mut ::http::Request<B>, client: Arc<ConnState>, gate: Option<Opener>) {
-    hyper::ext::on_informational(request, move |response| {
-        if response.status() != StatusCode::CONTINUE {
-            client.send_interim(&interim::encode(response.status(), response.headers()));
-        } else if let Some(gate) = &gate {
+/// Who hears of interim answers: the client, where it understands them, and the gate before its body.
+fn listener(exchange: &Exchange, gate: Option<&Gate>) -> Option<Arc<dyn Listen>> {
+    let connection = exchange.connection();
+    let client = connection.interim_allowed().then(|| connection.state.clone())?;
+    Some(match gate {
+        None => client,
+        Some(gate) => Arc::new(Waiting { client, gate: gate.ask.clone() }),
+    })
+}
+
+/// A client that waits to be asked for its body.
+#[derive(Debug)]
+struct Waiting {
+    client: Arc<ConnState>,
+    gate: Opener,
+}
+
+impl Listen for Waiting {
+    fn hear(&self, status: StatusCode, headers: &HeaderMap) {
+        if status == StatusCode::CONTINUE {
             // hyper asks the client when it is asked for the body, so this opens the gate and sends nothing.
-            open(gate);
+            open(&self.gate);
+        } else {
+            self.client.hear(status, headers);
         }
-    });
+    }
+}
+
+/// Passes interim answers on to the client as they come, but for `100 Continue`, which it did not ask for.
+impl Listen for ConnState {
+    fn hear(&self, status: StatusCode, headers: &HeaderMap) {
+        if status != StatusCode::CONTINUE {
+            self.send_interim(&interim::encode(status, headers));
+        }
+    }
 }
 
 /// Looks at the head of an answer before anything of it is passed on.
@@ -186,14 +209,16 @@ fn answer(
     outgoing: Outgoing,
     mut response: Response<Incoming>,
     lease: Lease,
-    limits: &TimeLimits,
     upstream: &Upstream,
 ) -> Result<Answer, ProxyError> {
     let broken = |exchange: &mut Exchange, what: &dyn std::fmt::Display| {
         exchange.attempt_ends(Outcome::ProtocolError);
         ProxyError::new(Reason::UpstreamProtocol).by(upstream.name()).because(what)
     };
-    if let Err(error) = framing::check(response.version(), response.headers()) {
+    let has = Census::of(response.headers());
+    if has.any(census::FRAMING)
+        && let Err(error) = framing::check(response.version(), response.headers())
+    {
         return Err(broken(exchange, &error));
     }
     let asked = outgoing.upgrade.as_ref().map(|(protocol, _)| protocol);
@@ -201,7 +226,7 @@ fn answer(
         Ok(accepted) => accepted,
         Err(error) => return Err(broken(exchange, &error)),
     };
-    exchange.answered(response.status(), response.headers());
+    exchange.answered(response.status(), has, response.headers());
     if exchange.method() == Method::CONNECT && accepted.is_none() && response.status().is_success() {
         // To its client any 2xx would say that the tunnel is there (RFC 9110 §9.3.6).
         let what = "the endpoint does not switch protocols";
@@ -211,7 +236,7 @@ fn answer(
         let (_, client) = outgoing.upgrade?;
         Some(Tunnel { protocol, client, endpoint: hyper::upgrade::on(&mut response) })
     });
-    Ok(Answer { response, lease, limits: limits.clone(), tunnel, unasked: None })
+    Ok(Answer { response, has, lease, tunnel, unasked: None })
 }
 
 fn not_connected(exchange: &mut Exchange, upstream: &Upstream, error: &CheckoutError) -> ProxyError {

@@ -7,27 +7,30 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+use ::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, request::Parts};
 use hyper::{
     Request,
     body::{Body as _, Incoming},
 };
 use smallvec::SmallVec;
 
+use super::limits::TimeLimits;
 use crate::{
     config::{Name, bootstrap::Direction},
     drain,
     error::{Origin, ProxyError, Reason},
     http::{
         body::Flow,
-        forwarded::{Sender, new_request_id},
+        census::{self, Census},
+        forwarded::Sender,
         grpc,
         respond::{self, Asked},
         trace::TraceId,
+        uri::Host,
     },
     listener::Connection,
-    snapshot::{Route, Upstream, View},
-    telemetry::{Ended, Held, Outcome, RetryOutcome, RouteMetrics},
+    snapshot::{LocalUpstream, Route, Upstream, View},
+    telemetry::{Ended, Outcome, RetryOutcome, RouteMetrics},
     upstream::Endpoint,
 };
 
@@ -41,26 +44,35 @@ pub(crate) struct Exchange {
     pub(super) view: Rc<View>,
     pub(super) started: Instant,
     pub(super) flow: Rc<Flow>,
+    /// As the client sent it.
     pub(super) method: Method,
-    pub(super) uri: Uri,
-    pub(super) version: Version,
+    /// The request's head. Its path comes into normal form and its fields into that of the next hop, until they go.
+    pub(super) parts: Parts,
+    /// The request's body, until it goes.
+    pub(super) body: Option<Incoming>,
+    /// The target as the client wrote it, where the normal form of its path is another.
+    pub(super) written: Option<Uri>,
+    /// The fields that the request came with.
+    pub(super) had: Census,
     pub(super) is_grpc: bool,
     /// Who sent it, as rules see it.
     pub(super) client: IpAddr,
     pub(super) request_id: Option<HeaderValue>,
     pub(super) trace_id: Option<TraceId>,
-    pub(super) host: HeaderValue,
+    pub(super) host: Option<Rc<Host>>,
     pub(super) route: Option<usize>,
-    pub(super) upstream: Option<Arc<Upstream>>,
+    pub(super) upstream: Option<LocalUpstream>,
+    pub(super) limits: TimeLimits,
     pub(super) attempts: SmallVec<[Attempt; 1]>,
     pub(super) status: Option<StatusCode>,
     pub(super) grpc_status: Option<u16>,
     pub(super) made: Option<(Reason, Option<Name>, Option<String>)>,
     pub(super) ended: Ended,
+    /// When its last byte had come, where that was noted.
+    pub(super) ended_at: Option<Instant>,
     /// Weir's own share of the time to the answer's head, once that is out.
     pub(super) overhead: Option<Duration>,
     pub(super) refused_on_purpose: bool,
-    _in_flight: Held,
 }
 
 /// One attempt to have the request answered.
@@ -75,36 +87,41 @@ pub(super) struct Attempt {
 
 impl Exchange {
     /// Boxed from the start: it is large, and moves from the handler into the answer's body.
-    pub(super) fn begin(connection: Rc<Connection>, request: &Request<Incoming>) -> Box<Self> {
+    pub(crate) fn begin(connection: Rc<Connection>, request: Request<Incoming>) -> Box<Self> {
         let started = Instant::now();
-        connection.begin(request.version() == Version::HTTP_11, !request.body().is_end_stream());
+        let (parts, body) = request.into_parts();
+        connection.begin(parts.version == Version::HTTP_11, !body.is_end_stream());
         let listener = &connection.listener;
         if !listener.served.load(Ordering::Relaxed) {
             listener.served.store(true, Ordering::Relaxed);
         }
-        let in_flight = listener.metrics.in_flight.hold();
+        listener.metrics.in_flight.increment();
+        let had = Census::of(&parts.headers);
         Box::new(Self {
             view: connection.worker.view(),
             started,
             flow: Flow::new(started),
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            version: request.version(),
-            is_grpc: grpc::is_grpc(request.headers()),
-            client: connection.remote.ip().to_canonical(),
+            method: parts.method.clone(),
+            body: Some(body),
+            written: None,
+            had,
+            is_grpc: had.any(census::CONTENT_TYPE) && grpc::is_grpc(&parts.headers),
+            client: connection.peer().address(),
             request_id: None,
             trace_id: None,
-            host: HeaderValue::from_static(""),
+            host: None,
             route: None,
             upstream: None,
+            limits: TimeLimits::default(),
             attempts: SmallVec::new(),
             status: None,
             grpc_status: None,
             made: None,
             ended: Ended::ClientGone,
+            ended_at: None,
             overhead: None,
             refused_on_purpose: false,
-            _in_flight: in_flight,
+            parts,
             connection,
         })
     }
@@ -134,12 +151,17 @@ impl Exchange {
     }
 
     pub(super) fn version(&self) -> Version {
-        self.version
+        self.parts.version
+    }
+
+    /// The target as the client wrote it.
+    pub(super) fn target(&self) -> &Uri {
+        self.written.as_ref().unwrap_or(&self.parts.uri)
     }
 
     /// The request's id; a new one when it failed before it had one.
     pub(super) fn request_id(&mut self) -> &HeaderValue {
-        self.request_id.get_or_insert_with(new_request_id)
+        self.request_id.get_or_insert_with(|| self.connection.worker.request_id(self.started))
     }
 
     pub(super) fn know_sender(&mut self, sender: Sender) {
@@ -151,19 +173,20 @@ impl Exchange {
         self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or("-")
     }
 
-    pub(super) fn know_host(&mut self, host: HeaderValue) {
-        self.host = host;
+    pub(super) fn know_host(&mut self, host: Rc<Host>) {
+        self.host = Some(host);
     }
 
-    pub(super) fn know_trace(&mut self, trace_id: Option<TraceId>) {
-        self.trace_id = trace_id;
+    /// The host for matching; empty when the request names none.
+    pub(super) fn host(&self) -> &str {
+        self.host.as_ref().map_or("", |host| &host.name)
     }
 
     pub(super) fn know_route(&mut self, route: usize) {
         self.route = Some(route);
     }
 
-    pub(super) fn know_upstream(&mut self, upstream: &Arc<Upstream>) {
+    pub(super) fn know_upstream(&mut self, upstream: &LocalUpstream) {
         self.upstream = Some(upstream.clone());
     }
 
@@ -191,7 +214,7 @@ impl Exchange {
             head: self.method == Method::HEAD,
             grpc: self.is_grpc,
             retry_elsewhere,
-            request_id: Some(self.request_id.get_or_insert_with(new_request_id)),
+            request_id: Some(self.request_id()),
         }
     }
 
@@ -200,10 +223,12 @@ impl Exchange {
         self.attempts.len()
     }
 
-    pub(super) fn attempt_begins(&mut self, endpoint: &Arc<Endpoint>) {
+    /// An attempt begins; returns when.
+    pub(super) fn attempt_begins(&mut self, endpoint: &Arc<Endpoint>) -> Instant {
         let begun = Instant::now();
         let endpoint = endpoint.clone();
         self.attempts.push(Attempt { endpoint, begun, took: Duration::ZERO, reused: false, outcome: None });
+        begun
     }
 
     pub(super) fn attempt_has_connection(&mut self, reused: bool) {
@@ -235,10 +260,10 @@ impl Exchange {
     }
 
     /// The endpoint's answer has begun.
-    pub(super) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
+    pub(super) fn answered(&mut self, status: StatusCode, has: Census, headers: &HeaderMap) {
         // Whoever answers like this decided to: it says nothing of the endpoint.
-        self.refused_on_purpose =
-            headers.get(respond::X_WEIR_RETRY).is_some_and(|retry| retry.as_bytes() == b"no");
+        self.refused_on_purpose = has.any(census::X_WEIR_RETRY)
+            && headers.get(respond::X_WEIR_RETRY).is_some_and(|retry| retry.as_bytes() == b"no");
         let outcome = if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED {
             Outcome::ServerError
         } else {
@@ -292,6 +317,11 @@ impl Exchange {
         self.status = Some(status);
     }
 
+    /// The last byte of its answer has come.
+    pub(super) fn ended_at(&mut self, now: Instant) {
+        self.ended_at = Some(now);
+    }
+
     /// How it ends; until this is said, the client went away.
     pub(crate) fn ends(&mut self, ended: Ended) {
         self.ended = ended;
@@ -315,7 +345,8 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.attempt_ends(Outcome::Cancelled);
-        let took = self.started.elapsed();
+        let took = self.ended_at.unwrap_or_else(Instant::now).saturating_duration_since(self.started);
+        self.connection.listener.metrics.in_flight.decrement();
         let status = self.status.unwrap_or(client_closed());
         let listener = &self.connection.listener.metrics;
         let route = self.route_metrics().map_or(&listener.unrouted, |route| route);

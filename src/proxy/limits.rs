@@ -1,24 +1,25 @@
 //! How long an exchange may take.
 
 use std::{
-    pin::pin,
+    pin::Pin,
     rc::Rc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
-use ::http::HeaderMap;
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::sleep_until;
 
 use super::exchange::Exchange;
 use crate::{
     config::policy::Route,
     error::Reason,
-    http::{body::Flow, deadline},
+    http::{body::Flow, census, deadline},
+    worker::{Deadline, Deadlines},
 };
 
 /// The clocks of one exchange: the route's `timeout` up to the answer's headers, the deadline that the client set for all of
 /// it, and the route's `idle_timeout`, which bounds silence.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct TimeLimits {
     /// The answer's headers are due.
     headers_by: Option<Instant>,
@@ -28,37 +29,55 @@ pub(crate) struct TimeLimits {
 }
 
 impl TimeLimits {
-    pub(super) fn begin(exchange: &Exchange, route: &Route, headers: &HeaderMap) -> Self {
+    pub(super) fn begin(exchange: &Exchange, route: &Route) -> Self {
         let begun = exchange.started();
+        let client =
+            exchange.had.any(census::DEADLINE).then(|| deadline::client_timeout(&exchange.parts.headers));
         Self {
             headers_by: route.timeout.map(|timeout| begun + timeout),
-            client_by: deadline::client_timeout(headers).and_then(|timeout| begun.checked_add(timeout)),
+            client_by: client.flatten().and_then(|timeout| begun.checked_add(timeout)),
             idle: route.idle_timeout,
         }
     }
 
     /// What is left of the deadline that the client set, to be passed on. The route's timeout is not: it ends with
     /// the answer's headers, and an endpoint that took it for a deadline would end streams that may go on.
-    pub(super) fn remaining(&self, now: Instant) -> Option<Duration> {
-        self.client_by.map(|by| by.saturating_duration_since(now))
+    pub(super) fn remaining(self) -> Option<Duration> {
+        self.client_by.map(|by| by.saturating_duration_since(Instant::now()))
     }
 
     /// Waits for the answer's headers, `work`, no longer than they may take.
-    pub(super) async fn bound<W: Future>(&self, flow: &Rc<Flow>, work: W) -> Result<W::Output, Reason> {
-        let mut work = pin!(work);
-        loop {
-            let Some((at, reason)) = self.next(flow) else { return Ok(work.await) };
-            if let Ok(done) = timeout_at(at.into(), work.as_mut()).await {
-                return Ok(done);
+    pub(super) async fn bound<W: Future>(
+        self,
+        deadlines: &Rc<Deadlines>,
+        flow: &Rc<Flow>,
+        mut work: Pin<&mut W>,
+    ) -> Result<W::Output, Reason> {
+        let mut clock = self.next(flow).map(|(at, reason)| (Deadline::new(deadlines, at), reason));
+        std::future::poll_fn(move |cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
             }
-            if self.next(flow).is_some_and(|(at, _)| at <= Instant::now()) {
-                return Err(reason);
+            while let Some((deadline, reason)) = &mut clock {
+                if deadline.poll(cx).is_pending() {
+                    break;
+                }
+                // A body that moved has put it off.
+                match self.next(flow) {
+                    Some((at, next)) if at > Instant::now() => {
+                        deadline.reset(at);
+                        *reason = next;
+                    }
+                    _ => return Poll::Ready(Err(*reason)),
+                }
             }
-        }
+            Poll::Pending
+        })
+        .await
     }
 
     /// The clock that ends first.
-    fn next(&self, flow: &Flow) -> Option<(Instant, Reason)> {
+    fn next(self, flow: &Flow) -> Option<(Instant, Reason)> {
         // A route without `timeout` still bounds silence.
         let silence = self.idle.filter(|_| self.headers_by.is_none()).map(|idle| flow.moved() + idle);
         let route = self.headers_by.or(silence);
@@ -71,12 +90,12 @@ impl TimeLimits {
     }
 
     /// How long nothing may move.
-    pub(super) fn idle(&self) -> Option<Duration> {
+    pub(super) fn idle(self) -> Option<Duration> {
         self.idle
     }
 
     /// When a body that stands still now is given up, unless a byte moves before.
-    pub(super) fn body_by(&self, flow: &Flow) -> Option<Instant> {
+    pub(super) fn body_by(self, flow: &Flow) -> Option<Instant> {
         let silence = self.idle.map(|idle| flow.moved() + idle);
         match (silence, self.client_by) {
             (Some(silence), Some(client)) => Some(silence.min(client)),
@@ -85,7 +104,7 @@ impl TimeLimits {
     }
 
     /// How long nothing may move in a tunnel.
-    pub(super) async fn tunnel_silent(&self, flow: &Flow) {
+    pub(super) async fn tunnel_silent(self, flow: &Flow) {
         let Some(idle) = self.idle else { return std::future::pending().await };
         loop {
             let by = flow.moved() + idle;

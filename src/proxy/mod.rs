@@ -16,26 +16,27 @@ mod tunnel;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
-    rc::Rc,
+    pin::{Pin, pin},
     task::Poll,
 };
 
-use hyper::{Request, Response, body::Incoming};
+use hyper::Response;
 
 pub(crate) use answer::ResponseBody;
+pub(crate) use exchange::Exchange;
 
-use self::{exchange::Exchange, limits::TimeLimits};
 use crate::{
     error::{ProxyError, Reason},
-    http::framing::Forwards,
-    listener::Connection,
+    http::framing::{self, Forwards},
 };
 
 /// Answers one request. Never fails, and never takes more than this request with it.
-pub(crate) async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
-    let mut exchange = Exchange::begin(connection, &request);
-    let result = caught(dispatch(&mut exchange, request)).await;
+pub(crate) async fn handle(mut exchange: Box<Exchange>) -> Response<ResponseBody> {
+    let result = {
+        // Pinned where it is made: it is large, and to pass it on would be to copy it.
+        let dispatched = pin!(dispatch(&mut exchange));
+        caught(dispatched).await
+    };
     match result {
         Ok(Ok(answer)) => answer::forward(exchange, answer),
         Ok(Err(Instead::AnswerHere)) => answer::here(exchange),
@@ -61,24 +62,26 @@ impl From<ProxyError> for Instead {
     }
 }
 
-async fn dispatch(exchange: &mut Exchange, request: Request<Incoming>) -> Result<attempt::Answer, Instead> {
+async fn dispatch(exchange: &mut Exchange) -> Result<attempt::Answer, Instead> {
     #[cfg(test)]
-    assert!(!request.headers().contains_key("x-test-panic"), "a test wants a panic");
-    let mut received = receive::receive(exchange, request)?;
-    if received.count_forwards() == Forwards::AnswerHere {
+    assert!(!exchange.parts.headers.contains_key("x-test-panic"), "a test wants a panic");
+    let wish = receive::receive(exchange)?;
+    if framing::count_forwards(&exchange.parts.method, &mut exchange.parts.headers) == Forwards::AnswerHere {
         return Err(Instead::AnswerHere);
     }
-    let (route, upstream) = receive::resolve(exchange, &received)?;
-    let limits = TimeLimits::begin(exchange, &route, &received.parts.headers);
-    let outgoing = outgoing::prepare(exchange, &route, received, &limits)?;
-    let flow = exchange.flow().clone();
-    let sent = limits.bound(&flow, attempt::send(exchange, &upstream, outgoing, &limits)).await;
+    let upstream = receive::resolve(exchange)?;
+    let outgoing = outgoing::prepare(exchange, wish)?;
+    let (limits, flow) = (exchange.limits, exchange.flow().clone());
+    let deadlines = exchange.connection().worker.deadlines.clone();
+    let sent = {
+        let sending = pin!(attempt::send(exchange, &upstream, outgoing));
+        limits.bound(&deadlines, &flow, sending).await
+    };
     Ok(sent.unwrap_or_else(|reason| Err(exchange.timed_out(reason, &upstream)))?)
 }
 
 /// Runs `future`; a panic in it becomes an error that says what the panic said.
-async fn caught<F: Future>(future: F) -> Result<F::Output, String> {
-    let mut future = pin!(future);
+async fn caught<F: Future>(mut future: Pin<&mut F>) -> Result<F::Output, String> {
     std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(Poll::Pending) => Poll::Pending,
         Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
@@ -98,11 +101,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_becomes_an_error_and_goes_no_further() {
-        assert_eq!(caught(async { 7 }).await, Ok(7));
+        assert_eq!(caught(pin!(async { 7 })).await, Ok(7));
         let late = async {
             tokio::task::yield_now().await;
             panic!("at {}", "dawn");
         };
-        assert_eq!(caught::<_>(late).await, Err::<(), _>("at dawn".to_owned()));
+        assert_eq!(caught(pin!(late)).await, Err::<(), _>("at dawn".to_owned()));
     }
 }

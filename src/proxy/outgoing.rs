@@ -1,19 +1,20 @@
 //! The request as an endpoint gets it.
 
-use std::{rc::Rc, sync::Arc, time::Instant};
+use std::rc::Rc;
 
-use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, uri::PathAndQuery};
-use hyper::{Request, body::Body as _, upgrade::OnUpgrade};
+use ::http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header,
+    uri::{PathAndQuery, Scheme},
+};
+use hyper::{Request, body::Body as _};
 use tokio::sync::oneshot;
 
-use super::{exchange::Exchange, limits::TimeLimits, receive::Received};
+use super::{exchange::Exchange, limits::TimeLimits, receive::Wish};
 use crate::{
-    config::policy,
     error::{ProxyError, Reason},
     http::{
         body::{RequestBody, Source},
-        deadline, hygiene,
-        upgrade::UpgradeProtocol,
+        census, deadline, hygiene, uri,
     },
     route::rewrite,
     upstream::Want,
@@ -22,75 +23,78 @@ use crate::{
 /// The number of the attempt, from 1.
 const X_WEIR_ATTEMPT: HeaderName = HeaderName::from_static("x-weir-attempt");
 
-/// A request ready to be sent, more than once if need be.
+/// What has to be sent beside the exchange's own head, more than once if need be.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    method: Method,
     target: PathAndQuery,
     host: HeaderValue,
-    headers: HeaderMap,
     body: Option<Rc<Source>>,
-    pub(super) upgrade: Option<(UpgradeProtocol, OnUpgrade)>,
+    pub(super) upgrade: Option<Wish>,
     /// The client waits to be asked for the body.
     expects: bool,
-    grpc: bool,
+    /// Nothing in the fields looks different in another version of HTTP.
+    plain: bool,
 }
 
-/// Makes the outgoing request: hop-by-hop fields go, Weir's own come, and the route's edits are made last.
-pub(super) fn prepare(
-    exchange: &Exchange,
-    route: &Arc<policy::Route>,
-    received: Received,
-    limits: &TimeLimits,
-) -> Result<Outgoing, ProxyError> {
-    let Received { parts, body, authority, upgrade, .. } = received;
-    let mut headers = parts.headers;
-    if let Some(limit) = route.max_body
+/// Prepares the outgoing request: hop-by-hop fields go, Weir's own come, and the route's edits are made last.
+pub(super) fn prepare(exchange: &mut Exchange, upgrade: Option<Wish>) -> Result<Outgoing, ProxyError> {
+    let view = exchange.view().clone();
+    let Some(route) = exchange.route.and_then(|route| view.snapshot().routes.get(route)) else {
+        return Err(ProxyError::new(Reason::Internal).because("no route"));
+    };
+    let (config, had) = (&route.config, exchange.had);
+    exchange.limits = TimeLimits::begin(exchange, config);
+    let body = exchange.body.take().filter(|body| !body.is_end_stream());
+    if let (Some(limit), Some(body)) = (config.max_body, &body)
         && body.size_hint().lower() > limit
     {
-        return Err(ProxyError::new(Reason::BodyTooLarge).by(&route.name));
+        return Err(ProxyError::new(Reason::BodyTooLarge).by(&config.name));
     }
-    let expects =
-        parts.version == Version::HTTP_11 && !body.is_end_stream() && takes_expectation(&mut headers);
-    if parts.version == Version::HTTP_10 {
+    let parts = &mut exchange.parts;
+    let headers = &mut parts.headers;
+    let expects = had.any(census::EXPECT)
+        && parts.version == Version::HTTP_11
+        && body.is_some()
+        && takes_expectation(headers);
+    if had.any(census::EXPECT) && parts.version == Version::HTTP_10 {
         // Expectations are not for HTTP/1.0, whose clients know nothing of interim answers (RFC 9110 §10.1.1).
         headers.remove(header::EXPECT);
     }
-    let body = (!body.is_end_stream()).then(|| {
-        let keep = is_idempotent(&parts.method);
-        Source::new(body, exchange.flow().clone(), route.max_body, keep)
-    });
-    let connection = exchange.connection();
-    hygiene::remove_hop_by_hop(&mut headers);
-    hygiene::keep_te_trailers(&mut headers);
-    connection.listener.via.append(parts.version, &mut headers);
-    deadline::write_remaining(&mut headers, limits.remaining(Instant::now()), exchange.is_grpc());
-    rewrite::apply_edits(&route.request_headers, &mut headers);
-    let rewriter = exchange.route().map(|route| &route.rewriter);
-    let target = match rewriter.map(|rewriter| rewriter.path(parts.uri.path(), parts.uri.query())) {
-        Some(Ok(Some(rewritten))) => rewritten,
-        Some(Err(error)) => return Err(ProxyError::new(Reason::Malformed).because(error)),
-        Some(Ok(None)) | None => match parts.uri.path_and_query() {
-            Some(target) => target.clone(),
-            None => PathAndQuery::from_static("/"),
-        },
+    hygiene::remove_hop_by_hop_of(had, headers);
+    exchange.connection.listener.via.append(parts.version, headers);
+    let remaining = exchange.limits.remaining();
+    if remaining.is_some() || had.any(census::DEADLINE) {
+        deadline::write_remaining(headers, remaining, exchange.is_grpc);
+    }
+    rewrite::apply_edits(&config.request_headers, headers);
+    let (path, query) = (parts.uri.path(), parts.uri.query());
+    let rewritten =
+        route.rewriter.path(path, query).map_err(|e| ProxyError::new(Reason::Malformed).because(e))?;
+    let target = rewritten.or_else(|| parts.uri.path_and_query().cloned());
+    let host = match (route.rewriter.host(), &exchange.host) {
+        (Some(host), _) => host.clone(),
+        (None, Some(host)) => host.text.clone(),
+        (None, None) => HeaderValue::from_static(""),
     };
-    let host = rewriter.and_then(|rewriter| rewriter.host()).unwrap_or(&authority).clone();
-    headers.remove(header::HOST);
+    let body = body.map(|body| {
+        let keep = is_idempotent(&parts.method);
+        Source::new(body, exchange.flow.clone(), config.max_body, keep)
+    });
     Ok(Outgoing {
-        method: parts.method,
-        target,
+        target: target.unwrap_or(PathAndQuery::from_static("/")),
         host,
-        headers,
         body,
-        upgrade,
         expects,
-        grpc: exchange.is_grpc(),
+        plain: upgrade.is_none()
+            && !had.any(census::TE)
+            && !had.repeats(census::COOKIE)
+            && config.request_headers.is_empty(),
+        upgrade,
     })
 }
 
 /// Whether the client waits for `100 Continue`. Other expectations are passed on for the application to judge.
-fn takes_expectation(headers: &mut HeaderMap) -> bool {
+fn takes_expectation(headers: &HeaderMap) -> bool {
     headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
@@ -104,10 +108,10 @@ fn is_idempotent(method: &Method) -> bool {
 
 impl Outgoing {
     /// What kind of connection it needs.
-    pub(super) fn want(&self) -> Want {
+    pub(super) fn want(&self, exchange: &Exchange) -> Want {
         if self.upgrade.is_some() {
             Want::Upgrade
-        } else if self.grpc {
+        } else if exchange.is_grpc() {
             Want::Grpc
         } else {
             Want::Any
@@ -120,57 +124,75 @@ impl Outgoing {
     }
 
     /// Whether it may be sent again although an endpoint may have acted on it already.
-    pub(super) fn repeatable(&self) -> bool {
-        is_idempotent(&self.method)
+    pub(super) fn repeatable(&self, exchange: &Exchange) -> bool {
+        is_idempotent(&exchange.parts.method)
             && self.upgrade.is_none()
             && self.body.as_ref().is_none_or(|body| body.replayable())
     }
 
-    /// The request for one attempt. `keep` leaves everything in place for another one.
+    /// The request for one attempt. `keep` makes another one possible: an HTTP/2 connection leaves nothing of a head
+    /// that was sent, so that it gets a copy; an HTTP/1 connection keeps what it wrote.
     pub(super) fn request(
-        &mut self,
-        attempt: usize,
-        http2: bool,
-        secure: bool,
+        &self,
+        exchange: &mut Exchange,
+        to: To,
         keep: bool,
         gate: Option<oneshot::Receiver<()>>,
     ) -> Result<Request<RequestBody>, ProxyError> {
+        let attempt = exchange.attempts();
+        let own = &mut exchange.parts;
+        let mut headers =
+            if keep && to.http2 { own.headers.clone() } else { std::mem::take(&mut own.headers) };
+        headers.insert(X_WEIR_ATTEMPT, number(attempt));
+        let (uri, version) = if to.http2 {
+            if !self.plain {
+                hygiene::remove_hop_by_hop(&mut headers);
+            }
+            headers.remove(header::HOST);
+            let scheme = if to.secure { Scheme::HTTPS } else { Scheme::HTTP };
+            let uri = uri::http2_form(scheme, &self.host, self.target.clone());
+            (uri.ok_or_else(|| ProxyError::new(Reason::Malformed).because("no authority"))?, Version::HTTP_2)
+        } else {
+            if headers.get(header::HOST) != Some(&self.host) {
+                headers.insert(header::HOST, self.host.clone());
+            }
+            if !self.plain {
+                hygiene::for_http1(&mut headers);
+                if let Some((protocol, _)) = &self.upgrade {
+                    protocol.restore(&mut headers);
+                }
+            }
+            (Uri::from(self.target.clone()), Version::HTTP_11)
+        };
         let body = self.body.as_ref().map_or(RequestBody::Empty, |source| source.body(gate));
         let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        let mut headers = if keep { self.headers.clone() } else { std::mem::take(&mut self.headers) };
-        headers.insert(X_WEIR_ATTEMPT, HeaderValue::from(u64::try_from(attempt).unwrap_or(u64::MAX)));
-        if http2 {
-            let scheme = if secure { "https" } else { "http" };
-            let uri = Uri::builder()
-                .scheme(scheme)
-                .authority(self.host.as_bytes())
-                .path_and_query(self.target.clone())
-                .build()
-                .map_err(|error| ProxyError::new(Reason::Malformed).because(error))?;
-            *request.uri_mut() = uri;
-            *request.version_mut() = Version::HTTP_2;
-            hygiene::for_http2(&mut headers);
-        } else {
-            *request.uri_mut() = Uri::from(self.target.clone());
-            headers.insert(header::HOST, self.host.clone());
-            hygiene::for_http1(&mut headers);
-            if let Some((protocol, _)) = &self.upgrade {
-                protocol.restore(&mut headers);
-            }
-        }
+        *request.method_mut() = own.method.clone();
+        *request.uri_mut() = uri;
+        *request.version_mut() = version;
         *request.headers_mut() = headers;
         Ok(request)
     }
 
-    /// Takes back the headers of a request that was not sent.
-    pub(super) fn take_back(&mut self, mut request: Request<RequestBody>) {
-        if self.headers.is_empty() {
-            self.headers = std::mem::take(request.headers_mut());
-            // Each attempt writes these anew, as its protocol wants them.
-            self.headers.remove(header::HOST);
-            hygiene::remove_hop_by_hop(&mut self.headers);
-            hygiene::keep_te_trailers(&mut self.headers);
-        }
+    /// Takes back the headers of a request that is sent again.
+    pub(super) fn take_back(exchange: &mut Exchange, mut sent: HeaderMap) {
+        // Each attempt writes these anew, as its protocol wants them.
+        hygiene::remove_hop_by_hop(&mut sent);
+        exchange.parts.headers = sent;
+    }
+}
+
+/// The connection that a request goes out on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct To {
+    pub(super) http2: bool,
+    pub(super) secure: bool,
+}
+
+/// The usual numbers without an allocation.
+fn number(attempt: usize) -> HeaderValue {
+    match attempt {
+        1 => HeaderValue::from_static("1"),
+        2 => HeaderValue::from_static("2"),
+        more => HeaderValue::from(more),
     }
 }

@@ -1,94 +1,123 @@
 //! From what arrived to what is asked for: parsed strictly, and matched to its route.
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, rc::Rc};
 
 use ::http::{HeaderValue, Method, Uri, Version, header, request::Parts, uri::PathAndQuery};
-use hyper::{Request, body::Incoming, upgrade::OnUpgrade};
+use hyper::upgrade::OnUpgrade;
 
 use super::exchange::Exchange;
 use crate::{
-    config::policy,
     error::{ProxyError, Reason},
     http::{
-        framing::{self, Forwards},
-        trace,
+        census, framing, trace,
         upgrade::{self, UpgradeProtocol},
-        uri,
+        uri::{self, Host},
     },
+    listener::Connection,
     route::{self, RequestView},
-    snapshot::{Target, Upstream},
+    snapshot::{LocalUpstream, Target, View},
 };
 
 /// What a field counts beside its name and value (RFC 9113 §6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
-/// A request that is HTTP as it must be.
-#[derive(Debug)]
-pub(super) struct Received {
-    /// Its target's path is in normal form.
-    pub(super) parts: Parts,
-    pub(super) body: Incoming,
-    /// Its host as the client wrote it, with the port.
-    pub(super) authority: HeaderValue,
-    /// For matching: lower case, no port.
-    host: Box<str>,
-    client: IpAddr,
-    /// What it wants to switch to, and how to get at the connection then.
-    pub(super) upgrade: Option<(UpgradeProtocol, OnUpgrade)>,
-}
+/// What a request wants to switch to, and how to get at its connection then.
+pub(super) type Wish = (UpgradeProtocol, OnUpgrade);
 
-/// Checks what the parser of HTTP leaves to be checked.
-pub(super) fn receive(
-    exchange: &mut Exchange,
-    mut request: Request<Incoming>,
-) -> Result<Received, ProxyError> {
-    let malformed = |what: &dyn std::fmt::Display| ProxyError::new(Reason::Malformed).because(what);
-    let extended =
-        request.extensions().get::<hyper::ext::Protocol>().map(|p| upgrade::by_connect(p.as_str()));
-    let wish = match &extended {
-        Some(protocol) => protocol.clone(),
-        None => upgrade::requested(request.version(), request.headers()),
-    };
-    let upgrade = wish.map(|protocol| (protocol, hyper::upgrade::on(&mut request)));
-    let (mut parts, body) = request.into_parts();
-    check_size(exchange, &parts)?;
-    framing::check(parts.version, &parts.headers).map_err(|e| malformed(&e))?;
-    let authority = uri::authority(parts.version, &parts.method, &parts.uri, &parts.headers)
-        .map_err(|e| malformed(&e))?;
-    let host: Box<str> = Box::from(&*authority.host);
-    let authority = match parts.headers.get(header::HOST) {
-        Some(written) if written.as_bytes() == authority.text.as_bytes() => written.clone(),
-        _ => HeaderValue::from_str(authority.text).map_err(|e| malformed(&e))?,
-    };
-    exchange.know_host(authority.clone());
-    exchange.know_trace(trace::take(&mut parts.headers));
-    let connection = exchange.connection();
-    connection.listener.via.check_loop(&parts.headers)?;
-    let connection = connection.clone();
-    let sender = connection.peer().admit(&mut parts.headers, Some(&authority));
-    let client = sender.client;
-    exchange.know_sender(sender);
-    if let (Some(_), Some((protocol, _))) = (extended, &upgrade) {
-        // From here on it is what it would have been over HTTP/1 (RFC 8441 §5).
-        parts.method = Method::GET;
-        exchange.connection().worker.rng(|rng| upgrade::from_connect(protocol, &mut parts.headers, rng));
+/// Checks what the parser of HTTP leaves to be checked, and finds out who asks for what.
+pub(super) fn receive(exchange: &mut Exchange) -> Result<Option<Wish>, ProxyError> {
+    let wish = wish(exchange);
+    let connection = exchange.connection().clone();
+    check_size(exchange)?;
+    let had = exchange.had;
+    if had.any(census::FRAMING) {
+        framing::check(exchange.parts.version, &exchange.parts.headers).map_err(malformed)?;
     }
-    if parts.method == Method::CONNECT {
+    let host = host(exchange, &connection)?;
+    exchange.know_host(host.clone());
+    let headers = &mut exchange.parts.headers;
+    if had.any(census::TRACE) {
+        exchange.trace_id = trace::take(headers);
+    }
+    if had.any(census::VIA) {
+        connection.listener.via.check_loop(headers)?;
+    }
+    let started = exchange.started;
+    let sender =
+        connection.peer().admit(headers, had, Some(&host.text), || connection.worker.request_id(started));
+    exchange.know_sender(sender);
+    if let Some((protocol, _)) = &wish
+        && exchange.method == Method::CONNECT
+    {
+        // From here on it is what it would have been over HTTP/1 (RFC 8441 §5).
+        exchange.parts.method = Method::GET;
+        connection.worker.rng(|rng| upgrade::from_connect(protocol, &mut exchange.parts.headers, rng));
+    }
+    if exchange.parts.method == Method::CONNECT {
         // A route names paths, and this has none: nothing can match it.
         return Err(ProxyError::new(Reason::NoRoute).because("CONNECT"));
     }
-    // Asterisk form is for the server as a whole, which only `OPTIONS` asks about (RFC 9112 §3.2.4).
-    if parts.uri.path() != "*" || parts.method != Method::OPTIONS {
-        let normal = route::normalise(parts.uri.path()).map_err(|e| malformed(&e))?;
-        if let Cow::Owned(path) = normal {
-            parts.uri = with_path(&parts.uri, &path).map_err(|e| malformed(&e))?;
-        }
+    normalise(exchange)?;
+    Ok(wish)
+}
+
+fn malformed(what: impl std::fmt::Display) -> ProxyError {
+    ProxyError::new(Reason::Malformed).because(what)
+}
+
+/// The wish to leave HTTP, by `Upgrade` or by extended `CONNECT`.
+fn wish(exchange: &mut Exchange) -> Option<Wish> {
+    let Parts { version, headers, extensions, .. } = &mut exchange.parts;
+    if extensions.is_empty() {
+        return None;
     }
-    Ok(Received { parts, body, authority, host, client, upgrade })
+    let protocol = match extensions.get::<hyper::ext::Protocol>() {
+        Some(protocol) => upgrade::by_connect(protocol.as_str()),
+        None => upgrade::requested(*version, headers),
+    };
+    Some((protocol?, extensions.remove::<OnUpgrade>()?))
+}
+
+/// Whom the request is for. The connection remembers whom its last one was for.
+fn host(exchange: &Exchange, connection: &Connection) -> Result<Rc<Host>, ProxyError> {
+    let Parts { version, method, uri, headers, .. } = &exchange.parts;
+    let repeats = exchange.had.repeats(census::HOST);
+    let said = match (uri.authority(), exchange.had.any(census::HOST)) {
+        (None, true) if !repeats && *version == Version::HTTP_11 => {
+            headers.get(header::HOST).map(HeaderValue::as_bytes)
+        }
+        (Some(authority), false) if *version == Version::HTTP_2 => Some(authority.as_str().as_bytes()),
+        _ => None,
+    };
+    if let Some(said) = said
+        && *method != Method::CONNECT
+        && let Some(known) = connection.known_host(said)
+    {
+        return Ok(known);
+    }
+    let authority = uri::authority(*version, method, uri, headers).map_err(malformed)?;
+    let host = Rc::new(Host::keep(&authority).map_err(malformed)?);
+    connection.know_host(&host);
+    Ok(host)
+}
+
+/// Brings the path into the one form in which it is matched and forwarded.
+fn normalise(exchange: &mut Exchange) -> Result<(), ProxyError> {
+    let uri = &exchange.parts.uri;
+    // Asterisk form is for the server as a whole, which only `OPTIONS` asks about (RFC 9112 §3.2.4).
+    if uri.path() == "*" && exchange.parts.method == Method::OPTIONS {
+        return Ok(());
+    }
+    if let Cow::Owned(path) = route::normalise(uri.path()).map_err(malformed)? {
+        let normal = with_path(uri, &path).map_err(malformed)?;
+        exchange.written = Some(std::mem::replace(&mut exchange.parts.uri, normal));
+    }
+    Ok(())
 }
 
 /// Holds a request over HTTP/2 to the listener's bounds; the parser of HTTP/1 does it by itself.
-fn check_size(exchange: &Exchange, parts: &Parts) -> Result<(), ProxyError> {
+fn check_size(exchange: &Exchange) -> Result<(), ProxyError> {
+    let parts = &exchange.parts;
     if parts.version != Version::HTTP_2 {
         return Ok(());
     }
@@ -113,39 +142,38 @@ fn with_path(uri: &Uri, path: &str) -> Result<Uri, ::http::Error> {
     Ok(Uri::from_parts(parts)?)
 }
 
-impl Received {
-    /// Counts `Max-Forwards` down.
-    pub(super) fn count_forwards(&mut self) -> Forwards {
-        framing::count_forwards(&self.parts.method, &mut self.parts.headers)
-    }
-
-    fn view(&self) -> RequestView<'_> {
-        RequestView {
-            host: &self.host,
-            path: self.parts.uri.path(),
-            query: self.parts.uri.query(),
-            method: &self.parts.method,
-            headers: &self.parts.headers,
-            client: self.client,
-        }
-    }
+/// The route of a request, which the exchange keeps, and the upstream that it goes to.
+pub(super) fn resolve(exchange: &mut Exchange) -> Result<LocalUpstream, ProxyError> {
+    let view = exchange.view().clone();
+    let (index, upstream) = find(exchange, &view)?;
+    exchange.know_route(index);
+    let Some(upstream) = view.upstream(upstream) else {
+        // Validation refuses routes to nowhere.
+        return Err(ProxyError::new(Reason::Internal).because("route without upstream"));
+    };
+    exchange.know_upstream(upstream);
+    Ok(upstream.clone())
 }
 
-/// The route of a request, and the upstream that it goes to.
-pub(super) fn resolve(
-    exchange: &mut Exchange,
-    received: &Received,
-) -> Result<(Arc<policy::Route>, Arc<Upstream>), ProxyError> {
-    let request = received.view();
-    let snapshot = exchange.view().snapshot().clone();
-    let connection = exchange.connection().clone();
+/// The route and its upstream, by their positions in the snapshot.
+fn find(exchange: &Exchange, view: &View) -> Result<(usize, usize), ProxyError> {
+    let parts = &exchange.parts;
+    let request = RequestView {
+        host: exchange.host(),
+        path: parts.uri.path(),
+        query: parts.uri.query(),
+        method: &parts.method,
+        headers: &parts.headers,
+        client: exchange.client,
+    };
+    let snapshot = view.snapshot();
+    let connection = exchange.connection();
     let table = snapshot.tables.get(connection.listener.index);
     let index = table.and_then(|table| table.resolve(&request)).map(route::RouteIndex::get);
     let Some((index, route)) = index.and_then(|i| Some((i, snapshot.routes.get(i)?))) else {
         let what = format!("{} {}{}", request.method, request.host, request.path);
         return Err(ProxyError::new(Reason::NoRoute).because(what));
     };
-    exchange.know_route(index);
     let upstream = match &route.target {
         Target::Upstream(index) => *index,
         Target::Split { split, key, targets } => {
@@ -157,10 +185,5 @@ pub(super) fn resolve(
             targets.get(part).copied().unwrap_or(usize::MAX)
         }
     };
-    let Some(upstream) = snapshot.upstreams.get(upstream) else {
-        // Validation refuses routes to nowhere.
-        return Err(ProxyError::new(Reason::Internal).because("route without upstream"));
-    };
-    exchange.know_upstream(upstream);
-    Ok((route.config.clone(), upstream.clone()))
+    Ok((index, upstream))
 }

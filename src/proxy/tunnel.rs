@@ -12,7 +12,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 
-use super::{exchange::Exchange, limits::TimeLimits};
+use super::exchange::Exchange;
 use crate::{
     http::{body::Flow, upgrade::UpgradeProtocol},
     telemetry::Ended,
@@ -29,7 +29,7 @@ pub(super) struct Tunnel {
 }
 
 /// Carries bytes both ways. Each side's end of sending is passed on, so that half-closed tunnels work.
-pub(super) fn carry(tunnel: Tunnel, mut exchange: Box<Exchange>, lease: Lease, limits: TimeLimits) {
+pub(super) fn carry(tunnel: Tunnel, mut exchange: Box<Exchange>, lease: Lease) {
     // Over HTTP/2 one stream is a tunnel, not the connection.
     let whole = !exchange.connection().is_multiplexed();
     if whole {
@@ -37,13 +37,14 @@ pub(super) fn carry(tunnel: Tunnel, mut exchange: Box<Exchange>, lease: Lease, l
     }
     tokio::task::spawn_local(async move {
         let connection = exchange.connection().clone();
-        let flow = exchange.flow().clone();
+        let (flow, limits) = (exchange.flow().clone(), exchange.limits);
         let client_gone = Rc::new(Cell::new(false));
         let joined = async {
             let (client, endpoint) =
                 tokio::try_join!(tunnel.client, tunnel.endpoint).map_err(io::Error::other)?;
             let mut client = Metered::new(client, flow.clone(), Flow::uploaded, client_gone.clone());
-            let mut endpoint = Metered::new(endpoint, flow.clone(), Flow::answered, Rc::default());
+            let mut endpoint =
+                Metered::new(endpoint, flow.clone(), |flow, bytes| flow.answered(bytes, true), Rc::default());
             copy_bidirectional(&mut client, &mut endpoint).await
         };
         let ended = tokio::select! {

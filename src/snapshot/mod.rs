@@ -7,7 +7,7 @@ mod compile;
 mod publisher;
 mod registry;
 
-use std::{cell::OnceCell, collections::HashMap, rc::Rc, sync::Arc};
+use std::{cell::OnceCell, collections::HashMap, ops::Deref, rc::Rc, sync::Arc};
 
 pub use compile::CompileError;
 pub use publisher::{Outcome, Publisher, first};
@@ -102,6 +102,28 @@ impl Upstream {
     }
 }
 
+/// An upstream in the hands of one worker. What all workers share is dear to count up and down, so that a request
+/// counts here instead.
+#[derive(Debug, Clone)]
+pub(crate) struct LocalUpstream(Rc<Shared>);
+
+#[derive(Debug)]
+struct Shared(Arc<Upstream>);
+
+impl LocalUpstream {
+    pub(crate) fn new(upstream: Arc<Upstream>) -> Self {
+        Self(Rc::new(Shared(upstream)))
+    }
+}
+
+impl Deref for LocalUpstream {
+    type Target = Upstream;
+
+    fn deref(&self) -> &Upstream {
+        &self.0.0
+    }
+}
+
 /// One endpoint as a candidate for requests.
 #[derive(Debug)]
 pub struct Candidate {
@@ -117,17 +139,23 @@ pub struct Candidate {
 #[derive(Debug)]
 pub(crate) struct View {
     snapshot: Arc<Snapshot>,
+    upstreams: Vec<LocalUpstream>,
     lanes: Vec<[OnceCell<Rc<Lane>>; Want::KINDS]>,
 }
 
 impl View {
     pub(crate) fn new(snapshot: Arc<Snapshot>) -> Self {
         let lanes = (0..snapshot.slots).map(|_| Default::default()).collect();
-        Self { snapshot, lanes }
+        let upstreams = snapshot.upstreams.iter().cloned().map(LocalUpstream::new).collect();
+        Self { snapshot, upstreams, lanes }
     }
 
     pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
+    }
+
+    pub(crate) fn upstream(&self, index: usize) -> Option<&LocalUpstream> {
+        self.upstreams.get(index)
     }
 
     /// The lane for requests that want `want` from `candidate`; looked up once per snapshot.

@@ -1,16 +1,17 @@
 //! An HTTP/1 connection to an endpoint, as hyper sees it: only answers that are none but answers.
 
 use std::{
-    io,
+    fmt, io,
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     task::{Context, Poll, ready},
 };
 
-use http::Method;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
@@ -21,35 +22,117 @@ use crate::{
 /// Most bytes of one line of an answer. hyper has a bound for a whole head (about 400 KiB), which is met first.
 const MAX_LINE: usize = 1024 * 1024;
 
+/// Whoever hears of interim answers (1xx).
+pub(crate) trait Listen: fmt::Debug + Send + Sync {
+    /// An interim answer came.
+    fn hear(&self, status: StatusCode, headers: &HeaderMap);
+}
+
 /// What the next answer on a connection is for. The length of an answer depends on it, and what comes when nothing was
 /// asked is no answer.
 ///
-/// One thread uses it; it is atomic because hyper's upgradable connections must be `Send`.
+/// One thread uses it; atomics and locks are there because hyper's upgradable connections must be `Send`.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Question(Arc<AtomicU8>);
+pub(super) struct Question(Arc<Asking>);
+
+#[derive(Debug, Default)]
+struct Asking {
+    method: AtomicU8,
+    /// The head that is written next is to be kept.
+    keep: AtomicBool,
+    written: Mutex<Vec<u8>>,
+    listener: Mutex<Option<Arc<dyn Listen>>>,
+}
 
 impl Question {
-    /// A request of this method is about to be sent. Costs one store.
-    pub(super) fn ask(&self, method: &Method) {
+    /// A request of this method is about to be sent. `keep` has its head kept as it is written, `listener` hears of
+    /// interim answers.
+    ///
+    /// hyper would do both: for a copy of the header map, and for a callback in the request's extensions, which are
+    /// a thousand instructions each, for what one request in a million needs.
+    pub(super) fn ask(&self, method: &Method, keep: bool, listener: Option<Arc<dyn Listen>>) {
         let asked = match *method {
             Method::HEAD => 2,
             Method::CONNECT => 3,
             _ => 1,
         };
-        self.0.store(asked, Ordering::Relaxed);
+        self.0.method.store(asked, Ordering::Relaxed);
+        *lock(&self.0.listener) = listener;
+        if keep {
+            lock(&self.0.written).clear();
+        }
+        self.0.keep.store(keep, Ordering::Relaxed);
+    }
+
+    /// Nobody waits for the answer any more.
+    pub(super) fn forget(&self) {
+        let listener = lock(&self.0.listener).take();
+        drop(listener);
+    }
+
+    /// The fields of the last request whose head was to be kept, as they were written. `None` when the connection ended
+    /// before that.
+    pub(super) fn written(&self) -> Option<HeaderMap> {
+        let written = lock(&self.0.written);
+        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut request = httparse::Request::new(&mut fields);
+        let whole = request.parse(&written).is_ok_and(|parsed| parsed.is_complete());
+        whole.then(|| as_map(request.headers))?
     }
 
     /// What was asked since this was called last.
     fn take(&self) -> Option<Asked> {
-        let asked = match self.0.load(Ordering::Relaxed) {
+        let asked = match self.0.method.load(Ordering::Relaxed) {
             0 => return None,
             2 => Asked::Head,
             3 => Asked::Connect,
             _ => Asked::Other,
         };
-        self.0.store(0, Ordering::Relaxed);
+        self.0.method.store(0, Ordering::Relaxed);
         Some(asked)
     }
+
+    /// These bytes are about to be written. hyper writes a head in one piece, and the beginning of a body with it.
+    fn note_writing(&self, bytes: &[u8]) {
+        if !self.0.keep.load(Ordering::Relaxed) {
+            return;
+        }
+        self.0.keep.store(false, Ordering::Relaxed);
+        if let Some(end) = memmem::find(bytes, b"\r\n\r\n") {
+            lock(&self.0.written).extend_from_slice(bytes.get(..end + 4).unwrap_or_default());
+        }
+    }
+
+    /// The head of an interim answer came.
+    fn note_hint(&self, head: &[u8]) {
+        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut answer = httparse::Response::new(&mut fields);
+        let listener = lock(&self.0.listener).clone();
+        if let (Some(listener), Ok(_)) = (listener, answer.parse(head))
+            && let Some(status) = answer.code.and_then(|code| StatusCode::from_u16(code).ok())
+            && let Some(headers) = as_map(answer.headers)
+        {
+            listener.hear(status, &headers);
+        }
+    }
+}
+
+/// Most fields of a head that is read here. What Weir itself wrote may have some more than it received.
+const MAX_FIELDS: usize = 256;
+
+fn as_map(fields: &[httparse::Header<'_>]) -> Option<HeaderMap> {
+    let mut map = HeaderMap::with_capacity(fields.len());
+    for field in fields {
+        map.append(
+            HeaderName::from_bytes(field.name.as_bytes()).ok()?,
+            HeaderValue::from_bytes(field.value).ok()?,
+        );
+    }
+    Some(map)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Keeps from hyper whatever of an endpoint's answers is ambiguous or was not asked for.
@@ -84,6 +167,9 @@ impl AsyncRead for Answers {
         if let Some(fault) = this.strict.refused() {
             tracing::debug!(%fault, "an endpoint's answer is refused");
         }
+        for hint in this.strict.take_hints() {
+            this.question.note_hint(&hint);
+        }
         // Answers hold nothing back.
         Poll::Ready(seen.map(drop))
     }
@@ -91,7 +177,10 @@ impl AsyncRead for Answers {
 
 impl AsyncWrite for Answers {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+        let this = self.get_mut();
+        // Whether it can be written or not: a connection may die of it.
+        this.question.note_writing(buf);
+        Pin::new(&mut this.stream).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(

@@ -108,8 +108,8 @@ impl Lane {
     /// free.
     ///
     /// Cancel-safe: a caller that goes away leaves its connection to the next.
-    pub(crate) async fn checkout(self: &Rc<Self>, fresh: bool) -> Result<Lease, CheckoutError> {
-        let conn = match self.take(fresh) {
+    pub(crate) async fn checkout(self: &Rc<Self>, now: Instant, fresh: bool) -> Result<Lease, CheckoutError> {
+        let conn = match self.take(now, fresh) {
             Some(conn) => conn,
             None if fresh && !self.shares() && self.has_room() => self.open_own().await?,
             None => self.wait().await?,
@@ -118,8 +118,8 @@ impl Lane {
     }
 
     /// A connection that is there and usable.
-    fn take(&self, fresh: bool) -> Option<Conn> {
-        if let Some(slot) = self.free_stream(fresh) {
+    fn take(&self, now: Instant, fresh: bool) -> Option<Conn> {
+        if let Some(slot) = self.free_stream(now, fresh) {
             return Some(Conn::Http2(slot));
         }
         if fresh {
@@ -129,11 +129,11 @@ impl Lane {
             let limits = self.limits();
             (limits.idle_timeout, limits.floor())
         };
-        self.idle.pop(Instant::now(), idle_timeout, floor).map(Conn::Http1)
+        self.idle.pop(now, idle_timeout, floor).map(Conn::Http1)
     }
 
-    fn free_stream(&self, sure: bool) -> Option<StreamSlot> {
-        if self.speaks_http2.get() == Some(false) { None } else { self.multiplexed.free_stream(sure) }
+    fn free_stream(&self, now: Instant, sure: bool) -> Option<StreamSlot> {
+        if self.speaks_http2.get() == Some(false) { None } else { self.multiplexed.free_stream(now, sure) }
     }
 
     /// A new connection for the caller alone.
@@ -224,7 +224,7 @@ impl Lane {
                 match opened {
                     Opened::Http1(conn) => {
                         self.speaks_http2.set(Some(false));
-                        self.give(conn);
+                        self.give(conn, Instant::now());
                     }
                     Opened::Http2(conn) => {
                         self.speaks_http2.set(Some(true));
@@ -265,7 +265,7 @@ impl Lane {
     /// There may be a free stream: it goes to who waits.
     pub(super) fn stream_ended(self: &Rc<Self>) {
         while !self.queue.is_empty() {
-            let Some(slot) = self.free_stream(false) else { break };
+            let Some(slot) = self.free_stream(Instant::now(), false) else { break };
             let Some(waiter) = self.queue.next() else { break };
             // When the waiter is gone its slot is dropped, and free again.
             let _ = waiter.send(Ok(Conn::Http2(slot)));
@@ -302,10 +302,10 @@ impl Lane {
     }
 
     /// Takes an HTTP/1 connection back after a finished exchange.
-    pub(super) fn release(self: &Rc<Self>, mut conn: Http1) {
+    pub(super) fn release(self: &Rc<Self>, mut conn: Http1, now: Instant) {
         conn.reused = true;
         if conn.sender.is_ready() {
-            self.give(conn);
+            self.give(conn, now);
         } else if conn.sender.is_closed() || self.retired.get() {
             drop(conn);
             self.one_ended();
@@ -315,7 +315,7 @@ impl Lane {
             let lane = self.clone();
             spawn_local(async move {
                 if let Ok(Ok(())) = timeout(patience, conn.sender.ready()).await {
-                    return lane.give(conn);
+                    return lane.give(conn, Instant::now());
                 }
                 conn.driver.abort();
                 drop(conn);
@@ -327,7 +327,7 @@ impl Lane {
     /// Takes back what was given to one who left before taking it.
     pub(super) fn hand_back(self: &Rc<Self>, conn: Conn) {
         match conn {
-            Conn::Http1(conn) => self.give(conn),
+            Conn::Http1(conn) => self.give(conn, Instant::now()),
             Conn::Http2(slot) => {
                 drop(slot);
                 self.stream_ended();
@@ -336,8 +336,7 @@ impl Lane {
     }
 
     /// Gives a connection to who waits first, or keeps it.
-    fn give(self: &Rc<Self>, mut conn: Http1) {
-        let now = Instant::now();
+    fn give(self: &Rc<Self>, mut conn: Http1, now: Instant) {
         // However short `max_age` is, a connection serves one request: else none would ever be served.
         let old = conn.reused && now >= conn.expires;
         while !old && let Some(waiter) = self.queue.next() {

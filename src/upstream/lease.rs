@@ -1,7 +1,8 @@
 //! A connection that a request uses, and the result of using it.
 
-use std::{error::Error as _, rc::Rc, time::Instant};
+use std::{error::Error as _, rc::Rc, sync::Arc, time::Instant};
 
+use ::http::HeaderMap;
 use hyper::{
     Request, Response,
     body::Incoming,
@@ -10,7 +11,7 @@ use hyper::{
 use tokio::task::AbortHandle;
 
 use super::{
-    answers::Question,
+    answers::{Listen, Question},
     endpoint::{Counted, InFlight},
     lane::Lane,
     streams::StreamSlot,
@@ -103,9 +104,14 @@ impl Lease {
     }
 
     /// Sends one request. Dropping the future cancels it: HTTP/2 resets the stream, HTTP/1 closes the connection.
+    ///
+    /// `keep` lets [`Lease::written`] tell later what was sent, `listener` hears of interim answers; both over HTTP/1
+    /// only.
     pub(crate) async fn send(
         &mut self,
         request: Request<RequestBody>,
+        keep: bool,
+        listener: Option<Arc<dyn Listen>>,
     ) -> Result<Response<Incoming>, Failure> {
         let failure = |mut e: TrySendError<Request<RequestBody>>| match e.take_message() {
             Some(request) => Failure::NotSent(Box::new(request), e.into_error()),
@@ -113,8 +119,10 @@ impl Lease {
         };
         match &mut self.conn {
             Some(Conn::Http1(conn)) => {
-                conn.question.ask(request.method());
-                conn.sender.try_send_request(request).await.map_err(failure)
+                conn.question.ask(request.method(), keep, listener);
+                let sent = conn.sender.try_send_request(request).await.map_err(failure);
+                conn.question.forget();
+                sent
             }
             Some(Conn::Http2(slot)) => {
                 let conn = slot.connection();
@@ -127,12 +135,20 @@ impl Lease {
         }
     }
 
-    /// The exchange is over, both ways, and left nothing behind: the connection can be used again.
-    pub(crate) fn finish(mut self) {
+    /// The fields of the request that was sent, where they were to be kept.
+    pub(crate) fn written(&self) -> Option<HeaderMap> {
+        match &self.conn {
+            Some(Conn::Http1(conn)) => conn.question.written(),
+            _ => None,
+        }
+    }
+
+    /// The exchange is over at `now`, both ways, and left nothing behind: the connection can be used again.
+    pub(crate) fn finish(mut self, now: Instant) {
         if let Some(Conn::Http1(_)) = self.conn
             && let Some(Conn::Http1(conn)) = self.conn.take()
         {
-            self.lane.release(conn);
+            self.lane.release(conn, now);
         }
     }
 }

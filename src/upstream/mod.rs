@@ -14,6 +14,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use answers::Listen;
 pub use connector::{ConnectError, Connector};
 pub use endpoint::{Endpoint, InFlight};
 pub(crate) use lane::Lane;

@@ -114,8 +114,7 @@ impl Multiplexed {
 
     /// A stream on the first connection that has one: the others run empty and go. `sure` passes over connections
     /// whose last request failed.
-    pub(super) fn free_stream(&self, sure: bool) -> Option<StreamSlot> {
-        let now = Instant::now();
+    pub(super) fn free_stream(&self, now: Instant, sure: bool) -> Option<StreamSlot> {
         let conns = self.0.borrow();
         let conn = conns.iter().find(|conn| conn.usable(now) && !(sure && conn.doubtful.get()))?;
         Some(StreamSlot::take(conn))

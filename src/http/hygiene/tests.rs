@@ -184,3 +184,25 @@ proptest! {
         prop_assert_eq!(headers, before);
     }
 }
+
+#[test]
+fn what_is_known_of_a_message_changes_nothing_of_what_is_removed() {
+    for lines in [
+        &[("a", "1")][..],
+        &[("connection", "keep-alive"), ("a", "1")],
+        &[("connection", "Close")],
+        &[("connection", "a"), ("a", "1")],
+        &[("connection", "keep-alive, a"), ("a", "1")],
+        &[("connection", "close"), ("connection", "a"), ("a", "1")],
+        &[("connection", "close"), ("keep-alive", "timeout=5")],
+        &[("connection", "close"), ("te", "trailers, gzip")],
+        &[("te", "gzip")],
+        &[("upgrade", "h2c"), ("http2-settings", "x")],
+        &[("proxy-connection", "keep-alive"), ("proxy-authorization", "x"), ("transfer-encoding", "chunked")],
+    ] {
+        let (mut all, mut known) = (fields(lines), fields(lines));
+        remove_hop_by_hop(&mut all);
+        remove_hop_by_hop_of(Census::of(&fields(lines)), &mut known);
+        assert_eq!(all, known, "{lines:?}");
+    }
+}

@@ -95,6 +95,9 @@ pub struct Framer {
     asked: Option<Asked>,
     /// How many interim answers came since the last answer.
     interim: u32,
+    /// The head of an interim answer, as far as it has come, and those that are whole and that nobody took yet.
+    hint: Option<Vec<u8>>,
+    hints: Vec<Vec<u8>>,
     /// The beginning of a line that was cut.
     cut: Vec<u8>,
     max_line: usize,
@@ -119,12 +122,27 @@ impl Framer {
 
     fn new(answers: bool, max_line: usize) -> Self {
         let state = State::Start { blank: false };
-        Self { answers, state, head: NO_HEAD, asked: None, interim: 0, cut: Vec::new(), max_line }
+        Self {
+            answers,
+            state,
+            head: NO_HEAD,
+            asked: None,
+            interim: 0,
+            hint: None,
+            hints: Vec::new(),
+            cut: Vec::new(),
+            max_line,
+        }
     }
 
     /// A request is sent: the next answer is for it. Before its answer begins.
     pub fn expect(&mut self, asked: Asked) {
         self.asked = Some(asked);
+    }
+
+    /// The heads of the interim answers (1xx, but for 101) that came since this was called last.
+    pub fn take_hints(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.hints)
     }
 
     /// Whether a head has passed, and what it announced has not.
@@ -202,7 +220,12 @@ impl Framer {
             }
             State::Start { .. } => self.first_line(line)?,
             State::Fields if line.is_empty() => return self.head_ends(),
-            State::Fields => self.note(lines::field(line)?)?,
+            State::Fields => {
+                if let Some(hint) = &mut self.hint {
+                    keep(hint, line);
+                }
+                self.note(lines::field(line)?)?;
+            }
             State::Trailers if line.is_empty() => return Ok(self.message_ends()),
             State::Trailers => drop(lines::field(line)?),
             _ => {
@@ -217,8 +240,11 @@ impl Framer {
 
     fn first_line(&mut self, line: &[u8]) -> Result<(), Fault> {
         self.head = if self.answers {
-            let line = lines::status_line(line)?;
-            Head { is_http11: line.is_http11, status: line.status, ..NO_HEAD }
+            let status = lines::status_line(line)?;
+            if matches!(status.status, 100 | 102..=199) {
+                keep(self.hint.insert(Vec::new()), line);
+            }
+            Head { is_http11: status.is_http11, status: status.status, ..NO_HEAD }
         } else {
             let line = lines::request_line(line)?;
             Head { is_http11: line.is_http11, forks: line.connect, ..NO_HEAD }
@@ -231,7 +257,8 @@ impl Framer {
     /// next line. A fault comes with the beginning of its line.
     fn fields(&mut self, rest: &[u8]) -> Result<(usize, Option<Stop>), (usize, Fault)> {
         let mut at = 0;
-        if self.cut.is_empty() {
+        // The heads of interim answers are kept, line by line.
+        if self.cut.is_empty() && self.hint.is_none() {
             while let Some((field, n)) = lines::whole_field(rest.get(at..).unwrap_or_default())
                 && n <= self.max_line
             {
@@ -303,6 +330,10 @@ impl Framer {
                 if self.interim > Self::MAX_INTERIM {
                     return Err(Fault::InterimStorm);
                 }
+                if let Some(mut hint) = self.hint.take() {
+                    keep(&mut hint, b"");
+                    self.hints.push(hint);
+                }
                 self.state = State::Start { blank: false };
             }
             (204 | 304, _) | (_, Some(Asked::Head)) => {}
@@ -347,4 +378,10 @@ impl Framer {
         self.state = next;
         Ok((1, None))
     }
+}
+
+/// Keeps a line of a head.
+fn keep(head: &mut Vec<u8>, line: &[u8]) {
+    head.extend_from_slice(line);
+    head.extend_from_slice(b"\r\n");
 }

@@ -39,6 +39,11 @@ impl Strict {
         self.framer.expect(asked);
     }
 
+    /// See [`Framer::take_hints`].
+    pub(crate) fn take_hints(&mut self) -> Vec<Vec<u8>> {
+        self.framer.take_hints()
+    }
+
     /// Why a message was refused.
     pub(crate) fn refused(&self) -> Option<Fault> {
         match self.ended {

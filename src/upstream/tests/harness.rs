@@ -77,22 +77,22 @@ pub(super) fn get() -> Request<RequestBody> {
 
 /// A whole exchange on a lease.
 pub(super) async fn exchange(mut lease: Lease) -> Result<(), Failure> {
-    let response = lease.send(get()).await?;
+    let response = lease.send(get(), false, None).await?;
     assert_eq!(response.status(), StatusCode::OK);
     response.into_body().collect().await.unwrap();
-    lease.finish();
+    lease.finish(Instant::now());
     Ok(())
 }
 
 /// Checkout and a whole exchange.
 pub(super) async fn request(lane: &Rc<Lane>) -> Result<(), String> {
-    let lease = lane.checkout(false).await.map_err(|error| format!("{error:?}"))?;
+    let lease = lane.checkout(Instant::now(), false).await.map_err(|error| format!("{error:?}"))?;
     exchange(lease).await.map_err(|error| format!("{error:?}"))
 }
 
 pub(super) fn waiting(lane: &Rc<Lane>) -> tokio::task::JoinHandle<Result<Lease, CheckoutError>> {
     let lane = lane.clone();
-    spawn_local(async move { lane.checkout(false).await })
+    spawn_local(async move { lane.checkout(Instant::now(), false).await })
 }
 
 /// An HTTP/1 origin that answers every request at once, and whose connections can be killed.

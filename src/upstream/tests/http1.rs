@@ -12,7 +12,10 @@ fn the_newest_idle_connection_is_used_first_and_the_oldest_goes() {
     run(async {
         let origin = Origin::http1().await;
         let lane = lane_to(origin.address, Alpn::Http1, limits());
-        let (first, second) = (lane.checkout(false).await.unwrap(), lane.checkout(false).await.unwrap());
+        let (first, second) = (
+            lane.checkout(Instant::now(), false).await.unwrap(),
+            lane.checkout(Instant::now(), false).await.unwrap(),
+        );
         exchange(first).await.unwrap();
         let mark = Instant::now();
         exchange(second).await.unwrap();
@@ -73,10 +76,10 @@ fn connections_and_waiters_are_bounded_and_served_in_order() {
         let origin = Origin::http1().await;
         let lane =
             lane_to(origin.address, Alpn::Http1, Limits { max_connections: 1, max_pending: 2, ..limits() });
-        let first = lane.checkout(false).await.unwrap();
+        let first = lane.checkout(Instant::now(), false).await.unwrap();
         let (second, third) = (waiting(&lane), waiting(&lane));
         until("two to wait", || lane.queue().len() == 2).await;
-        assert!(matches!(lane.checkout(false).await, Err(CheckoutError::Full)));
+        assert!(matches!(lane.checkout(Instant::now(), false).await, Err(CheckoutError::Full)));
         exchange(first).await.unwrap();
         let second = second.await.unwrap().unwrap();
         assert!(!third.is_finished());
@@ -93,8 +96,8 @@ fn nobody_waits_when_nobody_may() {
         let origin = Origin::http1().await;
         let lane =
             lane_to(origin.address, Alpn::Http1, Limits { max_connections: 1, max_pending: 0, ..limits() });
-        let lease = lane.checkout(false).await.unwrap();
-        assert!(matches!(lane.checkout(false).await, Err(CheckoutError::Full)));
+        let lease = lane.checkout(Instant::now(), false).await.unwrap();
+        assert!(matches!(lane.checkout(Instant::now(), false).await, Err(CheckoutError::Full)));
         exchange(lease).await.unwrap();
         request(&lane).await.unwrap();
     });
@@ -106,9 +109,9 @@ fn those_who_wait_too_long_leave_nothing_behind() {
         let origin = Origin::http1().await;
         let limits = Limits { max_connections: 1, pending_timeout: Duration::from_millis(5), ..limits() };
         let lane = lane_to(origin.address, Alpn::Http1, limits);
-        let lease = lane.checkout(false).await.unwrap();
+        let lease = lane.checkout(Instant::now(), false).await.unwrap();
         for _ in 0..20 {
-            assert!(matches!(lane.checkout(false).await, Err(CheckoutError::Full)));
+            assert!(matches!(lane.checkout(Instant::now(), false).await, Err(CheckoutError::Full)));
         }
         assert_eq!(lane.queue().len(), 0);
         exchange(lease).await.unwrap();
@@ -121,7 +124,7 @@ fn one_that_waits_takes_the_place_of_a_connection_that_was_given_up() {
     run(async {
         let origin = Origin::http1().await;
         let lane = lane_to(origin.address, Alpn::Http1, Limits { max_connections: 1, ..limits() });
-        let unfinished = lane.checkout(false).await.unwrap();
+        let unfinished = lane.checkout(Instant::now(), false).await.unwrap();
         let next = waiting(&lane);
         until("one to wait", || lane.queue().len() == 1).await;
         drop(unfinished);
@@ -137,13 +140,13 @@ fn a_connection_given_to_one_who_left_goes_to_the_next() {
     run(async {
         let origin = Origin::http1().await;
         let lane = lane_to(origin.address, Alpn::Http1, Limits { max_connections: 1, ..limits() });
-        let mut first = lane.checkout(false).await.unwrap();
+        let mut first = lane.checkout(Instant::now(), false).await.unwrap();
         let (leaves, stays) = (waiting(&lane), waiting(&lane));
         until("two to wait", || lane.queue().len() == 2).await;
-        let response = first.send(get()).await.unwrap();
+        let response = first.send(get(), false, None).await.unwrap();
         http_body_util::BodyExt::collect(response.into_body()).await.unwrap();
         until("the connection to be ready again", || counts(&lane).2 == 1).await;
-        first.finish();
+        first.finish(Instant::now());
         // The connection is in its hands or on the way there; it never looks.
         leaves.abort();
         exchange(stays.await.unwrap().unwrap()).await.unwrap();
@@ -156,7 +159,7 @@ fn a_request_that_left_while_its_connection_was_made_leaves_it_to_others() {
     run(async {
         let origin = Origin::http1().await;
         let lane = lane_to(origin.address, Alpn::Http1, limits());
-        let mut leaves = Box::pin(lane.checkout(false));
+        let mut leaves = Box::pin(lane.checkout(Instant::now(), false));
         let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(leaves.as_mut().poll(cx))).await;
         assert!(polled.is_pending());
         assert_eq!((counts(&lane).0, lane.queue().len()), (1, 1));
@@ -187,8 +190,8 @@ fn a_fresh_connection_is_none_that_another_request_has_just_given_back() {
     run(async {
         let origin = Origin::http1().await;
         let lane = lane_to(origin.address, Alpn::Http1, limits());
-        let (used, ask) = (lane.checkout(false).await.unwrap(), lane.clone());
-        let asking = spawn_local(async move { ask.checkout(true).await });
+        let (used, ask) = (lane.checkout(Instant::now(), false).await.unwrap(), lane.clone());
+        let asking = spawn_local(async move { ask.checkout(Instant::now(), true).await });
         exchange(used).await.unwrap();
         let fresh = asking.await.unwrap().unwrap();
         assert!(!fresh.reused());
@@ -203,7 +206,7 @@ fn a_fresh_connection_is_none_of_the_idle_ones_even_when_there_is_no_room() {
         let lane =
             lane_to(origin.address, Alpn::Http1, Limits { max_connections: 1, max_pending: 0, ..limits() });
         request(&lane).await.unwrap();
-        let lease = lane.checkout(true).await.unwrap();
+        let lease = lane.checkout(Instant::now(), true).await.unwrap();
         assert!(!lease.reused());
         exchange(lease).await.unwrap();
         assert_eq!((origin.accepted.get(), counts(&lane)), (2, (1, 1, 0)));
@@ -240,7 +243,11 @@ fn a_lowered_limit_closes_idle_connections() {
     run(async {
         let origin = Origin::http1().await;
         let lane = lane_to(origin.address, Alpn::Http1, limits());
-        let leases = [lane.checkout(false).await, lane.checkout(false).await, lane.checkout(false).await];
+        let leases = [
+            lane.checkout(Instant::now(), false).await,
+            lane.checkout(Instant::now(), false).await,
+            lane.checkout(Instant::now(), false).await,
+        ];
         for lease in leases {
             exchange(lease.unwrap()).await.unwrap();
         }
@@ -248,7 +255,10 @@ fn a_lowered_limit_closes_idle_connections() {
         lane.maintain(Instant::now());
         until("two to be closed", || counts(&lane) == (1, 1, 0)).await;
         lane.set_limits(&limits());
-        let (one, two) = (lane.checkout(false).await.unwrap(), lane.checkout(false).await.unwrap());
+        let (one, two) = (
+            lane.checkout(Instant::now(), false).await.unwrap(),
+            lane.checkout(Instant::now(), false).await.unwrap(),
+        );
         assert_eq!(counts(&lane), (2, 0, 2));
         drop((one, two));
         until("all to be closed", || counts(&lane) == (0, 0, 0)).await;
@@ -260,11 +270,14 @@ fn a_removed_endpoint_keeps_only_what_is_in_use_and_serves_who_waits() {
     run(async {
         let origin = Origin::http1().await;
         let lane = lane_to(origin.address, Alpn::Http1, Limits { max_connections: 2, ..limits() });
-        let (busy, idle) = (lane.checkout(false).await.unwrap(), lane.checkout(false).await.unwrap());
+        let (busy, idle) = (
+            lane.checkout(Instant::now(), false).await.unwrap(),
+            lane.checkout(Instant::now(), false).await.unwrap(),
+        );
         exchange(idle).await.unwrap();
         lane.retire();
         until("the idle one to be closed", || counts(&lane) == (1, 0, 1)).await;
-        let other = lane.checkout(false).await.unwrap();
+        let other = lane.checkout(Instant::now(), false).await.unwrap();
         let waits = waiting(&lane);
         until("one to wait", || lane.queue().len() == 1).await;
         exchange(busy).await.unwrap();
@@ -283,8 +296,8 @@ fn an_exchange_that_is_given_up_closes_its_connection_though_its_body_never_ends
         })
         .await;
         let lane = lane_to(origin.address, Alpn::Http1, limits());
-        let mut lease = lane.checkout(false).await.unwrap();
-        let sending = spawn_local(async move { lease.send(get()).await.map(drop) });
+        let mut lease = lane.checkout(Instant::now(), false).await.unwrap();
+        let sending = spawn_local(async move { lease.send(get(), false, None).await.map(drop) });
         until("the connection", || origin.open.get() == 1).await;
         sending.abort();
         until("it to be closed", || counts(&lane) == (0, 0, 0) && origin.open.get() == 0).await;
@@ -297,8 +310,8 @@ fn a_runtime_that_ends_with_everything_under_way_ends() {
         let origin = Origin::http1().await;
         let lane = lane_to(origin.address, Alpn::Http1, Limits { max_connections: 2, ..limits() });
         request(&lane).await.unwrap();
-        let busy = lane.checkout(false).await.unwrap();
-        let other = lane.checkout(false).await.unwrap();
+        let busy = lane.checkout(Instant::now(), false).await.unwrap();
+        let other = lane.checkout(Instant::now(), false).await.unwrap();
         spawn_local(async move {
             let _held = (busy, other);
             std::future::pending::<()>().await;

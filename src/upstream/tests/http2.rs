@@ -60,8 +60,9 @@ fn a_connection_that_goes_away_finishes_its_streams_and_takes_no_more() {
         // Whoever is first to use it after that learns of it, and is told that nothing was sent.
         let told = async {
             loop {
-                let mut lease = lane.checkout(false).await.unwrap();
-                let sent = tokio::time::timeout(Duration::from_millis(50), lease.send(get())).await;
+                let mut lease = lane.checkout(Instant::now(), false).await.unwrap();
+                let sent =
+                    tokio::time::timeout(Duration::from_millis(50), lease.send(get(), false, None)).await;
                 if let Ok(Err(failure)) = sent {
                     return failure;
                 }
@@ -72,7 +73,7 @@ fn a_connection_that_goes_away_finishes_its_streams_and_takes_no_more() {
         assert!(failure.connection_died(), "{failure:?}");
         assert!(matches!(failure, Failure::NotSent(..)), "{failure:?}");
         server.go();
-        let fresh = lane.checkout(true).await.unwrap();
+        let fresh = lane.checkout(Instant::now(), true).await.unwrap();
         exchange(fresh).await.unwrap();
         running.await.unwrap().unwrap();
         assert_eq!(server.origin.accepted.get(), 2);
@@ -101,7 +102,7 @@ fn a_stream_given_to_one_who_left_goes_to_the_next() {
     run(async {
         let server = Http2Origin::start(1).await;
         let lane = lane_to(server.origin.address, Alpn::Http2, Limits { max_connections: 1, ..limits() });
-        let holds = lane.checkout(false).await.unwrap();
+        let holds = lane.checkout(Instant::now(), false).await.unwrap();
         let (leaves, stays) = (waiting(&lane), waiting(&lane));
         until("two to wait", || lane.queue().len() == 2).await;
         drop(holds);
@@ -131,7 +132,7 @@ fn those_who_wait_for_a_stream_do_not_suffer_from_a_second_connection_that_fails
     run(async {
         let server = Http2Origin::start(1).await;
         let lane = lane_to(server.origin.address, Alpn::Http2, limits());
-        let holds = lane.checkout(false).await.unwrap();
+        let holds = lane.checkout(Instant::now(), false).await.unwrap();
         server.origin.refuse().await;
         let all: Vec<_> = (0..3).map(|_| waiting(&lane)).collect();
         until("them to wait, and a second connection to fail", || {
@@ -153,7 +154,7 @@ fn an_origin_that_does_not_speak_it_is_found_out_before_a_request_is_sent() {
     run(async {
         let origin = Origin::http1().await;
         let lane = lane_to(origin.address, Alpn::Http2, limits());
-        let failed = lane.checkout(false).await;
+        let failed = lane.checkout(Instant::now(), false).await;
         assert!(matches!(failed, Err(CheckoutError::Connect(ConnectError::Handshake(_)))), "{failed:?}");
         until("nothing to be left", || counts(&lane) == (0, 0, 0)).await;
     });
@@ -170,7 +171,7 @@ fn a_dead_peer_is_noticed_while_requests_are_on_it() {
         .await;
         let keep_alive = Duration::from_millis(100);
         let lane = lane_to(origin.address, Alpn::Http2, Limits { keep_alive, ..limits() });
-        let lease = lane.checkout(false).await.unwrap();
+        let lease = lane.checkout(Instant::now(), false).await.unwrap();
         let ended = tokio::time::timeout(Duration::from_secs(20), exchange(lease)).await.unwrap();
         assert!(ended.unwrap_err().connection_died());
         until("it to be gone", || counts(&lane) == (0, 0, 0)).await;

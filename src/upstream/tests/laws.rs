@@ -48,7 +48,7 @@ async fn play(steps: Vec<Step>, http2: bool) {
         match step {
             Step::Checkout { fresh } => {
                 let lane = lane.clone();
-                asking.push(spawn_local(async move { lane.checkout(fresh).await }));
+                asking.push(spawn_local(async move { lane.checkout(Instant::now(), fresh).await }));
             }
             Step::Finish => {
                 if let Some(lease) = held.pop() {
