@@ -102,9 +102,6 @@ pub const HOP_BY_HOP: Set = CONNECTION
     .and(TRANSFER_ENCODING)
     .and(TE);
 
-/// Those that say where a message ends.
-pub const FRAMING: Set = CONTENT_LENGTH.and(TRANSFER_ENCODING);
-
 /// Those of a trace.
 pub const TRACE: Set = TRACEPARENT.and(TRACESTATE);
 

@@ -10,6 +10,8 @@ use ::http::{
     header::{CONTENT_LENGTH, MAX_FORWARDS, TRANSFER_ENCODING},
 };
 
+use super::census::{self, Census};
+
 /// Why the framing of a message is refused: 400 (`malformed`) for a request, 502 (`upstream_protocol`) for an
 /// answer. The connection it came on must be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,6 +47,17 @@ pub fn check(version: Version, headers: &HeaderMap) -> Result<(), FramingError> 
     let chunked = check_transfer_encoding(version, headers)?;
     let length = check_content_length(headers)?;
     if chunked && length { Err(FramingError::BothLengths) } else { Ok(()) }
+}
+
+/// [`check`] for a message of which is known what it has: most have no `Transfer-Encoding`.
+pub fn check_of(had: Census, version: Version, headers: &HeaderMap) -> Result<(), FramingError> {
+    if had.any(census::TRANSFER_ENCODING) {
+        check(version, headers)
+    } else if had.any(census::CONTENT_LENGTH) {
+        check_content_length(headers).map(drop)
+    } else {
+        Ok(())
+    }
 }
 
 /// Whether the message is chunked.
@@ -133,7 +146,9 @@ mod tests {
             (&[(TE, "chunked"), (CL, "5")], Err(E::BothLengths)),
         ];
         for (lines, expected) in cases {
-            assert_eq!(check(Version::HTTP_11, &fields(lines)), *expected, "{lines:?}");
+            let headers = fields(lines);
+            assert_eq!(check(Version::HTTP_11, &headers), *expected, "{lines:?}");
+            assert_eq!(check_of(Census::of(&headers), Version::HTTP_11, &headers), *expected, "{lines:?}");
         }
         for version in [Version::HTTP_10, Version::HTTP_2] {
             assert_eq!(check(version, &fields(&[(TE, "chunked")])), Err(E::TransferEncodingVersion));

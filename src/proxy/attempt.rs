@@ -16,11 +16,7 @@ use super::{
 };
 use crate::{
     error::{ProxyError, Reason},
-    http::{
-        body::UploadFault,
-        census::{self, Census},
-        framing, interim, upgrade,
-    },
+    http::{body::UploadFault, census::Census, framing, interim, upgrade},
     listener::ConnState,
     snapshot::{Candidate, Upstream},
     telemetry::Outcome,
@@ -216,9 +212,7 @@ fn answer(
         ProxyError::new(Reason::UpstreamProtocol).by(upstream.name()).because(what)
     };
     let has = Census::of(response.headers());
-    if has.any(census::FRAMING)
-        && let Err(error) = framing::check(response.version(), response.headers())
-    {
+    if let Err(error) = framing::check_of(has, response.version(), response.headers()) {
         return Err(broken(exchange, &error));
     }
     let asked = outgoing.upgrade.as_ref().map(|(protocol, _)| protocol);

@@ -28,6 +28,8 @@ const X_WEIR_ATTEMPT: HeaderName = HeaderName::from_static("x-weir-attempt");
 pub(super) struct Outgoing {
     target: PathAndQuery,
     host: HeaderValue,
+    /// `Host` is among the fields, and says so already.
+    says_host: bool,
     body: Option<Rc<Source>>,
     pub(super) upgrade: Option<Wish>,
     /// The client waits to be asked for the body.
@@ -56,7 +58,7 @@ pub(super) fn prepare(exchange: &mut Exchange, upgrade: Option<Wish>) -> Result<
         && parts.version == Version::HTTP_11
         && body.is_some()
         && takes_expectation(headers);
-    if had.any(census::EXPECT) && parts.version == Version::HTTP_10 {
+    if parts.version == Version::HTTP_10 {
         // Expectations are not for HTTP/1.0, whose clients know nothing of interim answers (RFC 9110 §10.1.1).
         headers.remove(header::EXPECT);
     }
@@ -83,6 +85,10 @@ pub(super) fn prepare(exchange: &mut Exchange, upgrade: Option<Wish>) -> Result<
     Ok(Outgoing {
         target: target.unwrap_or(PathAndQuery::from_static("/")),
         host,
+        says_host: had.any(census::HOST)
+            && parts.uri.authority().is_none()
+            && route.rewriter.host().is_none()
+            && config.request_headers.is_empty(),
         body,
         expects,
         plain: upgrade.is_none()
@@ -153,7 +159,7 @@ impl Outgoing {
             let uri = uri::http2_form(scheme, &self.host, self.target.clone());
             (uri.ok_or_else(|| ProxyError::new(Reason::Malformed).because("no authority"))?, Version::HTTP_2)
         } else {
-            if headers.get(header::HOST) != Some(&self.host) {
+            if !self.says_host || attempt > 1 {
                 headers.insert(header::HOST, self.host.clone());
             }
             if !self.plain {

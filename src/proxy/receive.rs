@@ -18,6 +18,9 @@ use crate::{
     snapshot::{LocalUpstream, Target, View},
 };
 
+/// How many fields Weir adds to a request.
+const OWN_FIELDS: usize = 7;
+
 /// What a field counts beside its name and value (RFC 9113 §6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
@@ -30,12 +33,12 @@ pub(super) fn receive(exchange: &mut Exchange) -> Result<Option<Wish>, ProxyErro
     let connection = exchange.connection().clone();
     check_size(exchange)?;
     let had = exchange.had;
-    if had.any(census::FRAMING) {
-        framing::check(exchange.parts.version, &exchange.parts.headers).map_err(malformed)?;
-    }
+    framing::check_of(had, exchange.parts.version, &exchange.parts.headers).map_err(malformed)?;
     let host = host(exchange, &connection)?;
     exchange.know_host(host.clone());
     let headers = &mut exchange.parts.headers;
+    // Room for what Weir adds, at once.
+    headers.reserve(OWN_FIELDS);
     if had.any(census::TRACE) {
         exchange.trace_id = trace::take(headers);
     }

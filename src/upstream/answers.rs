@@ -98,9 +98,10 @@ impl Question {
             return;
         }
         self.0.keep.store(false, Ordering::Relaxed);
-        if let Some(end) = memmem::find(bytes, b"\r\n\r\n") {
-            lock(&self.0.written).extend_from_slice(bytes.get(..end + 4).unwrap_or_default());
-        }
+        // Of a long one only the head: a body may be very long. To find where it ends costs more than to copy a short one.
+        let head =
+            if bytes.len() <= SHORT { None } else { memmem::find(bytes, b"\r\n\r\n").map(|end| end + 4) };
+        lock(&self.0.written).extend_from_slice(bytes.get(..head.unwrap_or(bytes.len())).unwrap_or_default());
     }
 
     /// The head of an interim answer came.
@@ -116,6 +117,9 @@ impl Question {
         }
     }
 }
+
+/// How many bytes are kept as they are, whether all of them belong to the head or not.
+const SHORT: usize = 2048;
 
 /// Most fields of a head that is read here. What Weir itself wrote may have some more than it received.
 const MAX_FIELDS: usize = 256;

@@ -257,7 +257,7 @@ impl Framer {
     /// next line. A fault comes with the beginning of its line.
     fn fields(&mut self, rest: &[u8]) -> Result<(usize, Option<Stop>), (usize, Fault)> {
         let mut at = 0;
-        // The heads of interim answers are kept, line by line.
+        // The lines of an interim answer are kept one by one.
         if self.cut.is_empty() && self.hint.is_none() {
             while let Some((field, n)) = lines::whole_field(rest.get(at..).unwrap_or_default())
                 && n <= self.max_line
