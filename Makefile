@@ -33,6 +33,10 @@ test: setup-test ## all tests: doc tests, then unit and integration tests
 		echo "cargo test --lib --bins --tests $(ARGS)"; cargo test --lib --bins --tests $(ARGS); \
 	fi
 
+.PHONY: bench
+bench: setup-bench ## Weir beside nginx, HAProxy and Envoy: half an hour (ARGS="--quick": two minutes; ARGS=--help)
+	@python3 -B benches/run.py $(ARGS)
+
 .PHONY: check
 check: setup-check ## formatting, lints, documentation, licences and banned crates
 	cargo fmt --check
@@ -42,12 +46,13 @@ check: setup-check ## formatting, lints, documentation, licences and banned crat
 
 # ---- what the targets above need, installed where it is missing -------------------------------------
 
-.PHONY: setup-build setup-test setup-check
+.PHONY: setup-build setup-test setup-check setup-bench
 setup-build: target/.setup-build ## what a build needs
 setup-test: target/.setup-test   ## what the tests need as well
 setup-check: target/.setup-check ## what the checks need as well
+setup-bench: target/.setup-bench ## what the bench needs as well
 
-target/.setup-build target/.setup-test target/.setup-check: target/.setup-%: .ci/setup tests/clients/requirements.txt
+target/.setup-build target/.setup-test target/.setup-check target/.setup-bench: target/.setup-%: .ci/setup tests/clients/requirements.txt
 	@mkdir -p target
 	.ci/setup $*
 	@touch $@

@@ -156,6 +156,8 @@ reasons! {
     BodyTooLarge = "body_too_large", Downstream, 413, "http_request_error", 8, "The request's body is larger than this route takes";
     /// The request's head took too long.
     HeaderTimeout = "header_timeout", Downstream, 408, "http_request_error", 4, "The request's headers took too long to arrive";
+    /// The request's body took too long.
+    BodyTimeout = "body_timeout", Downstream, 408, "http_request_error", 4, "The request's body took too long to arrive";
     /// Not authenticated.
     Unauthenticated = "unauthenticated", Downstream, 401, "http_request_denied", 16, "The request is not authenticated";
     /// Authenticated, and not allowed.

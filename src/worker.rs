@@ -291,9 +291,11 @@ impl Drop for Seat {
 }
 
 /// Runs hyper's HTTP/2 tasks on the thread that they belong to.
+#[cfg(test)]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LocalExecutor;
 
+#[cfg(test)]
 impl<F> hyper::rt::Executor<F> for LocalExecutor
 where
     F: Future + 'static,

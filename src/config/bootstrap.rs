@@ -117,8 +117,34 @@ pub struct Listener {
     pub max_headers: usize,
     /// HTTP/2: most streams at once on a connection. Default 100.
     pub max_streams: u32,
+    /// HTTP/2: what else bounds a connection.
+    pub http2: Http2,
     /// Peers whose X-Forwarded-*, X-Request-Id are believed. Default: loopback and private ranges.
     pub trust: Vec<IpNet>,
+}
+
+/// What bounds one HTTP/2 connection of a client in time and space, beside `max_streams` and the bounds that hold for
+/// HTTP/1 too. What goes beyond ends the connection with GOAWAY (`ENHANCE_YOUR_CALM`, RFC 9113 §7).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http2 {
+    /// Most streams that the client resets within a second (CVE-2023-44487). Default 1,000.
+    pub max_resets: u32,
+    /// Most streams, over the connection's life, that errors of the client make Weir reset (CVE-2025-8671). Default
+    /// 1,000.
+    pub max_stream_errors: u32,
+    /// Most frames within a second that carry nothing of a message: PING, SETTINGS, PRIORITY, `WINDOW_UPDATE`, GOAWAY,
+    /// those of unknown types, and empty ones (CVE-2019-9512, -9513, -9515, -9518). Default 10,000.
+    pub max_control_frames: u32,
+    /// Most bytes of one request's body that wait for the endpoint (`SETTINGS_INITIAL_WINDOW_SIZE`). Default 256 KiB.
+    pub window: u32,
+    /// The same for all requests of the connection together. Default 1 MiB.
+    pub connection_window: u32,
+    /// Most bytes of one answer that wait for the client. Default 64 KiB.
+    pub max_send_buffer: u32,
+    /// A client that sent nothing for this long is asked for a sign of life (PING); `None` = never. Default 1 m.
+    pub ping_interval: Option<Duration>,
+    /// How long it has for that before its connection is closed. Default 20 s.
+    pub ping_timeout: Duration,
 }
 
 /// Which way the traffic of a listener goes.

@@ -36,6 +36,10 @@ pub struct Upstream {
     pub pool: Pool,
     /// Bound on one TCP connect and, after it, on the TLS handshake. Default 1 s.
     pub connect_timeout: Duration,
+    /// Most bytes of an answer's head, counted as RFC 9113 §6.5.2 does; a larger one is 502. Default 64 KiB.
+    pub max_header_bytes: usize,
+    /// Most header fields of an answer; more are 502. Default 100.
+    pub max_headers: usize,
 }
 
 /// One address of an upstream.

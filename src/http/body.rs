@@ -1,7 +1,7 @@
 //! Bodies on their way through: counted, bounded, and, where it is safe, replayable.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::AbortHandle};
 
 use super::hygiene;
 
@@ -25,6 +25,12 @@ pub(crate) struct Flow {
     response_bytes: Cell<u64>,
     moved: Cell<Instant>,
     fault: Cell<Option<UploadFault>>,
+    /// The client owes more of the request's body: it has been asked for, and has not come.
+    owed: Cell<bool>,
+    /// The answer was given up because the client let it stand still.
+    stalled: Cell<bool>,
+    /// HTTP/2: the task of the exchange's stream.
+    task: OnceCell<AbortHandle>,
 }
 
 /// Why a request body ended before its end.
@@ -43,6 +49,9 @@ impl Flow {
             response_bytes: Cell::new(0),
             moved: Cell::new(now),
             fault: Cell::new(None),
+            owed: Cell::new(false),
+            stalled: Cell::new(false),
+            task: OnceCell::new(),
         })
     }
 
@@ -61,6 +70,29 @@ impl Flow {
 
     pub(crate) fn fault(&self) -> Option<UploadFault> {
         self.fault.get()
+    }
+
+    /// Whether everybody waits for the client to send more of its request's body.
+    pub(crate) fn owed(&self) -> bool {
+        self.owed.get()
+    }
+
+    /// The client let its answer stand still for too long.
+    pub(crate) fn stall(&self) {
+        self.stalled.set(true);
+    }
+
+    pub(crate) fn stalled(&self) -> bool {
+        self.stalled.get()
+    }
+
+    /// The task that carries the answer to the client; dropped, it ends it.
+    pub(crate) fn know_task(&self, task: AbortHandle) {
+        let _ = self.task.set(task);
+    }
+
+    pub(crate) fn task(&self) -> Option<&AbortHandle> {
+        self.task.get()
     }
 
     /// Bytes of the answer have passed; `more` = and others may follow, so that when they did matters.
@@ -166,6 +198,8 @@ pub(crate) enum BodyError {
     Superseded,
     /// The endpoint answered without having asked for the body, which its client therefore keeps.
     NotAsked,
+    /// Content where the answer's status says that there is none (RFC 9110 §6.4.1).
+    Unexpected,
     /// A fault in Weir.
     Internal,
 }
@@ -178,6 +212,7 @@ impl std::fmt::Display for BodyError {
             Self::Timeout => f.write_str("body timed out"),
             Self::Superseded => f.write_str("the request is being sent again"),
             Self::NotAsked => f.write_str("nobody asked for the body"),
+            Self::Unexpected => f.write_str("content in an answer that has none"),
             Self::Internal => f.write_str("internal error"),
         }
     }
@@ -234,7 +269,9 @@ impl Streaming {
             self.sent += 1;
             return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
         }
-        let mut frame = match ready!(Pin::new(&mut *source.incoming.borrow_mut()).poll_frame(cx)) {
+        let polled = Pin::new(&mut *source.incoming.borrow_mut()).poll_frame(cx);
+        source.flow.owed.set(polled.is_pending());
+        let mut frame = match ready!(polled) {
             None => return Poll::Ready(None),
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {

@@ -10,6 +10,7 @@ pub mod deadline;
 pub mod forwarded;
 pub mod framing;
 pub mod grpc;
+pub mod http2;
 pub mod hygiene;
 pub(crate) mod interim;
 pub mod respond;

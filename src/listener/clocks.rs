@@ -5,8 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Connection, Signal, state::Phase};
-use crate::drain;
+use super::{
+    Connection, Signal,
+    frames::{Clock, PING},
+    state::Phase,
+};
+use crate::{drain, telemetry::ConnectionEnd};
 
 /// How often a client that ended its half while it waits for an answer is asked whether it is still there.
 const PROBES: u8 = 2;
@@ -17,10 +21,12 @@ impl Connection {
         let config = &self.listener.config;
         let passed = self.in_phase(now);
         let verdict = if self.stands_still(now) {
-            self.stalled.set(true);
+            if !self.stalled.replace(true) {
+                self.ended_for(ConnectionEnd::Stalled);
+            }
             Some(Signal::Close)
         } else if self.is_multiplexed() {
-            (self.active.get() == 0 && passed >= config.keepalive_timeout).then_some(Signal::Finish)
+            self.inspect_multiplexed(now, passed)
         } else {
             match self.state.phase() {
                 Phase::Idle => (passed >= config.keepalive_timeout).then_some(Signal::Finish),
@@ -37,6 +43,27 @@ impl Connection {
         if let Some(signal) = verdict {
             self.tell(signal);
         }
+    }
+
+    fn inspect_multiplexed(&self, now: Instant, passed: Duration) -> Option<Signal> {
+        let config = &self.listener.config;
+        self.stop_stalled(now);
+        match self.meter.get()?.look(now, config.header_timeout, &config.http2) {
+            Clock::Fine => {}
+            // The socket adds it between two frames, as it does with interim responses between two messages.
+            Clock::Ping => self.state.send_interim(PING),
+            Clock::Over => return Some(Signal::Look),
+        }
+        if self.active.get() > 0 {
+            return None;
+        }
+        let finishing = self.finishing.get().map(|since| now.saturating_duration_since(since));
+        // Whoever is told to finish is to acknowledge it (PING): one that never does is not waited for.
+        let patience = config.header_timeout;
+        if finishing.is_some_and(|since| since >= patience) && passed >= patience {
+            return Some(Signal::Close);
+        }
+        (passed >= config.keepalive_timeout && finishing.is_none()).then_some(Signal::Finish)
     }
 
     /// How long the connection has been in its phase, counted from when that was first seen here.

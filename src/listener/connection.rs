@@ -4,7 +4,7 @@ use std::{
     cell::{Cell, OnceCell, RefCell},
     convert::Infallible,
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::Pin,
     rc::{Rc, Weak},
     sync::Arc,
     task::Poll,
@@ -12,11 +12,7 @@ use std::{
 };
 
 use ::http::uri::Scheme;
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-    service::service_fn,
-};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -27,20 +23,23 @@ use tokio::{
 use super::{
     Listener, Place,
     detect::Detected,
+    frames::FrameMeter,
+    http2::ended_by_h2,
     io::ServerIo,
     open::Refused,
     state::{ConnState, Phase},
+    streams::Watched,
 };
 use crate::{
     error::Reason,
     http::{body::Flow, forwarded::Peer, uri::Host},
     proxy,
-    telemetry::ConnectionRefusal,
-    worker::{LocalExecutor, Seat, Worker},
+    telemetry::{ConnectionEnd, ConnectionRefusal, labels::Label as _},
+    worker::{Seat, Worker},
 };
 
 /// How long a client has to take the answer that ends its connection.
-const LAST_WORD: Duration = Duration::from_secs(1);
+pub(super) const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// What the worker tells a connection, the weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,9 +87,17 @@ pub(crate) struct Connection {
     pub(super) stall_limit: Cell<Option<Duration>>,
     /// What [`ConnState::writes`] was when it last changed, and when that was seen.
     pub(super) last_write: Cell<(u32, Instant)>,
+    /// HTTP/2: what was seen of the client's frames.
+    pub(super) meter: OnceCell<Rc<FrameMeter>>,
+    /// HTTP/2: the answers that are on their way.
+    pub(super) watched: RefCell<Vec<Watched>>,
+    /// HTTP/2: the exchange that began, while the task of its stream is still to be spawned.
+    pub(super) newest: RefCell<Option<Rc<Flow>>>,
+    /// HTTP/2: when it was told to finish.
+    pub(super) finishing: Cell<Option<Instant>>,
     /// The connection was closed because it stood still.
     pub(super) stalled: Cell<bool>,
-    signal: Cell<Option<Signal>>,
+    pub(super) signal: Cell<Option<Signal>>,
     seat: RefCell<Option<Seat>>,
     _place: Place,
 }
@@ -122,6 +129,10 @@ impl Connection {
             rest: RefCell::new(Weak::new()),
             stall_limit: Cell::new(None),
             last_write: Cell::new((0, now)),
+            meter: OnceCell::new(),
+            watched: RefCell::new(Vec::new()),
+            newest: RefCell::new(None),
+            finishing: Cell::new(None),
             stalled: Cell::new(false),
             signal: Cell::new(None),
             seat: RefCell::new(None),
@@ -188,7 +199,10 @@ impl Connection {
             tracing::debug!(listener = %self.listener.config.name, peer = %self.remote, %fault, "ambiguous request");
         }
         match ended {
-            Some(Signal::HeadTooSlow) => self.say_too_slow(io).await,
+            Some(Signal::HeadTooSlow) => {
+                self.ended_for(ConnectionEnd::HeaderTimeout);
+                self.say_too_slow(io).await;
+            }
             None if self.client_may_still_send() || io.refused().is_some() => self.linger(io).await,
             Some(_) | None => {}
         }
@@ -210,7 +224,7 @@ impl Connection {
 
     /// Ends our half, and reads on for a moment: to close while the client's bytes come in would provoke a reset,
     /// and a reset may overtake the answer that said why (RFC 9112 §9.6).
-    async fn linger(&self, mut io: ServerIo) {
+    pub(super) async fn linger(&self, mut io: ServerIo) {
         io.stop_looking();
         let read_on = async {
             // It may be shut down already.
@@ -224,40 +238,25 @@ impl Connection {
         }
     }
 
-    async fn serve_http2(self: Rc<Self>, io: ServerIo) {
-        self.multiplexed.set(true);
-        let config = &self.listener.config;
-        let handler = self.clone();
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let exchange = proxy::Exchange::begin(handler.clone(), request);
-            async move { Ok::<_, Infallible>(proxy::handle(exchange).await) }
-        });
-        // Twice what is allowed, so that what is only somewhat too large gets an answer that explains itself: h2
-        // refuses what is larger with a bare status.
-        let header_list = u32::try_from(config.max_header_bytes.saturating_mul(2)).unwrap_or(u32::MAX);
-        let served = http2::Builder::new(LocalExecutor)
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(config.max_streams)
-            .max_header_list_size(header_list)
-            .enable_connect_protocol()
-            .serve_connection(TokioIo::new(io), service);
-        let mut served = pin!(served);
-        std::future::poll_fn(|cx| {
-            self.state.listen(cx.waker());
-            match self.signal.take() {
-                None | Some(Signal::Look) => {}
-                Some(Signal::Finish) => served.as_mut().graceful_shutdown(),
-                Some(_) => return Poll::Ready(()),
-            }
-            Pin::new(&mut served).poll(cx).map(|result| self.note_end(result))
-        })
-        .await;
+    /// Counts a connection that Weir ends because of what its client did.
+    pub(super) fn ended_for(&self, why: ConnectionEnd) {
+        self.listener.metrics.ended.of(why).increment(1);
+        tracing::info!(
+            listener = %self.listener.config.name, peer = %self.remote, reason = why.text(),
+            "a client's connection was ended"
+        );
     }
 
-    fn note_end(&self, result: Result<(), hyper::Error>) {
+    pub(super) fn note_end(&self, result: Result<(), hyper::Error>) {
         if let Err(error) = result {
             tracing::debug!(listener = %self.listener.config.name, peer = %self.remote, %error, "connection ended");
-            if self.multiplexed.get() && !self.served.get() {
+            if !self.multiplexed.get() {
+                return;
+            }
+            if let Some(why) = ended_by_h2(&error) {
+                self.ended_for(why);
+            }
+            if !self.served.get() {
                 self.listener.metrics.refused.of(ConnectionRefusal::Protocol).increment(1);
             }
         }
@@ -267,6 +266,9 @@ impl Connection {
     /// has not acted on yet gives way only to something stronger.
     pub(crate) fn tell(&self, signal: Signal) {
         self.signal.set(self.signal.get().max(Some(signal)));
+        if signal == Signal::Finish && self.finishing.get().is_none() {
+            self.finishing.set(Some(Instant::now()));
+        }
         self.state.wake();
     }
 
@@ -331,8 +333,10 @@ impl Connection {
 
     /// It leaves HTTP: its clocks are the tunnel's.
     pub(crate) fn becomes_tunnel(&self) {
-        self.stall_limit.set(None);
-        self.state.enter(Phase::Tunnel);
+        if !self.multiplexed.get() {
+            self.stall_limit.set(None);
+            self.state.enter(Phase::Tunnel);
+        }
     }
 
     /// Resolves when the connection is to be closed now. For what outlives hyper's part in it: tunnels.

@@ -4,10 +4,13 @@ mod accept;
 mod clocks;
 mod connection;
 mod detect;
+mod frames;
+mod http2;
 mod io;
 mod open;
 mod refusal;
 mod state;
+mod streams;
 pub mod tls;
 
 use std::{

@@ -55,9 +55,8 @@ pub(super) fn forward(mut exchange: Box<Exchange>, answer: Answer) -> Response<R
         return finished(head, ResponseBody::empty());
     }
     exchange.head_goes_out();
-    if !connection.is_multiplexed() {
-        connection.bound_stall(exchange.limits.idle());
-    }
+    let limit = exchange.limits.idle();
+    exchange.bound_stall(limit);
     // A client that was told to keep its body is about to send another request, where the body should be.
     let last = exchange.connection_is_leaving() || unasked.is_some();
     let response = finished(head, ResponseBody::streaming(body, exchange, lease, unasked));
@@ -71,7 +70,7 @@ pub(super) fn made(mut exchange: Box<Exchange>, error: &ProxyError) -> Response<
     exchange.makes(error, head.status);
     exchange.head_goes_out();
     // Where a request that made no sense ends, nobody knows.
-    let unreadable = matches!(error.reason, Reason::Malformed | Reason::HeaderTooLarge)
+    let unreadable = matches!(error.reason, Reason::Malformed | Reason::HeaderTooLarge | Reason::BodyTimeout)
         || exchange.method() == Method::CONNECT;
     let last = exchange.connection_is_leaving() || (unreadable && exchange.version() != Version::HTTP_2);
     let connection = exchange.connection().clone();
@@ -137,6 +136,8 @@ struct StreamingBody {
     lease: Option<Lease>,
     /// Keeps a body that nobody asked for from being read until the answer is whole.
     unasked: Option<oneshot::Sender<()>>,
+    /// The answer's status says that it has no content (204, 304): over HTTP/2 an endpoint can send some all the same.
+    bodiless: bool,
     /// Runs while nothing comes from the endpoint.
     stalled: Option<Deadline>,
 }
@@ -149,6 +150,9 @@ impl ResponseBody {
     fn whole(body: Bytes, mut exchange: Box<Exchange>) -> Self {
         let cut_short = exchange.flow().fault() == Some(UploadFault::ClientGone);
         exchange.ends(if cut_short { Ended::ClientGone } else { Ended::Complete });
+        if !body.is_empty() {
+            exchange.bound_stall(Some(exchange.connection().listener.config.keepalive_timeout));
+        }
         let body = (!body.is_empty()).then_some(body);
         let exchange = body.is_some().then_some(exchange);
         Self { source: BodySource::Whole(body), exchange }
@@ -160,11 +164,13 @@ impl ResponseBody {
         lease: Lease,
         unasked: Option<oneshot::Sender<()>>,
     ) -> Self {
+        let bodiless = matches!(exchange.status, Some(StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED));
         let mut body = Self {
             source: BodySource::Streaming(StreamingBody {
                 incoming,
                 lease: Some(lease),
                 unasked,
+                bodiless,
                 stalled: None,
             }),
             exchange: Some(exchange),
@@ -236,6 +242,10 @@ impl ResponseBody {
             }
             Some(Ok(mut frame)) => {
                 if let Some(data) = frame.data_ref() {
+                    if body.bodiless && !data.is_empty() {
+                        self.settle(Ended::UpstreamReset);
+                        return Poll::Ready(Some(Err(BodyError::Unexpected)));
+                    }
                     // When the last byte moved is of no interest any more.
                     exchange.flow().answered(data.len(), !body.incoming.is_end_stream());
                 } else if let Some(trailers) = frame.trailers_mut() {

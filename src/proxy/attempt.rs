@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use ::http::{HeaderMap, Method, Response, StatusCode};
+use ::http::{HeaderMap, Method, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
@@ -15,8 +15,9 @@ use super::{
     tunnel::Tunnel,
 };
 use crate::{
+    config::policy,
     error::{ProxyError, Reason},
-    http::{body::UploadFault, census::Census, framing, interim, upgrade},
+    http::{body::UploadFault, census::Census, framing, http2, interim, upgrade},
     listener::ConnState,
     snapshot::{Candidate, Upstream},
     telemetry::Outcome,
@@ -215,6 +216,9 @@ fn answer(
     if let Err(error) = framing::check_of(has, response.version(), response.headers()) {
         return Err(broken(exchange, &error));
     }
+    if let Err(error) = check_head(&response, &upstream.config) {
+        return Err(broken(exchange, &error));
+    }
     let asked = outgoing.upgrade.as_ref().map(|(protocol, _)| protocol);
     let accepted = match upgrade::accepted(asked, response.status(), response.headers()) {
         Ok(accepted) => accepted,
@@ -231,6 +235,18 @@ fn answer(
         Some(Tunnel { protocol, client, endpoint: hyper::upgrade::on(&mut response) })
     });
     Ok(Answer { response, has, lease, tunnel, unasked: None })
+}
+
+/// Holds the head of an answer to the upstream's bounds. h2 does part of it by itself.
+fn check_head(response: &Response<Incoming>, config: &policy::Upstream) -> Result<(), &'static str> {
+    let headers = response.headers();
+    if headers.len() > config.max_headers || framing::size_of(headers) > config.max_header_bytes {
+        return Err("the head is larger than max_headers or max_header_bytes");
+    }
+    if response.version() == Version::HTTP_2 && http2::check_fields(headers).is_err() {
+        return Err("a field's value begins or ends with white space");
+    }
+    Ok(())
 }
 
 fn not_connected(exchange: &mut Exchange, upstream: &Upstream, error: &CheckoutError) -> ProxyError {
@@ -258,10 +274,16 @@ fn not_answered(exchange: &Exchange, upstream: &Upstream, failure: &Failure) -> 
     let reason = match exchange.flow().fault() {
         Some(UploadFault::TooLarge) => Reason::BodyTooLarge,
         Some(UploadFault::ClientGone) => Reason::Malformed,
-        None if error.is_parse() => Reason::UpstreamProtocol,
+        None if error.is_parse() || is_malformed(error) => Reason::UpstreamProtocol,
         None => Reason::UpstreamReset,
     };
     ProxyError::new(reason).by(upstream.name()).because(cause_of(error))
+}
+
+/// Whether h2 refused the answer.
+fn is_malformed(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    source.is_some_and(h2::Error::is_library)
 }
 
 /// An error with its causes, for the log.

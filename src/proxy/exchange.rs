@@ -89,6 +89,7 @@ impl Exchange {
     /// Boxed from the start: it is large, and moves from the handler into the answer's body.
     pub(crate) fn begin(connection: Rc<Connection>, request: Request<Incoming>) -> Box<Self> {
         let started = Instant::now();
+        let flow = Flow::new(started);
         let (parts, body) = request.into_parts();
         connection.begin(parts.version == Version::HTTP_11, !body.is_end_stream());
         let listener = &connection.listener;
@@ -96,11 +97,14 @@ impl Exchange {
             listener.served.store(true, Ordering::Relaxed);
         }
         listener.metrics.in_flight.increment();
+        if connection.is_multiplexed() {
+            connection.newest(&flow);
+        }
         let had = Census::of(&parts.headers);
         Box::new(Self {
             view: connection.worker.view(),
             started,
-            flow: Flow::new(started),
+            flow,
             method: parts.method.clone(),
             body: Some(body),
             written: None,
@@ -288,6 +292,11 @@ impl Exchange {
 
     /// One of the exchange's clocks has run out before the answer's headers came.
     pub(super) fn timed_out(&mut self, reason: Reason, upstream: &Upstream) -> ProxyError {
+        if reason == Reason::UpstreamTimeout && self.flow.owed() {
+            // The endpoint waits for the request as Weir does: it is not to blame.
+            self.attempt_ends(Outcome::Cancelled);
+            return ProxyError::new(Reason::BodyTimeout);
+        }
         // A deadline that the client set is nobody's failure.
         let outcome = if reason == Reason::DeadlineExceeded { Outcome::Cancelled } else { Outcome::Timeout };
         self.attempt_ends(outcome);
@@ -327,6 +336,15 @@ impl Exchange {
         self.ended = ended;
     }
 
+    /// Bounds how long the client may let the answer's body stand still; `None` = for ever.
+    pub(super) fn bound_stall(&self, limit: Option<Duration>) {
+        if !self.connection.is_multiplexed() {
+            self.connection.bound_stall(limit);
+        } else if let Some(limit) = limit {
+            self.connection.watch(&self.flow, limit);
+        }
+    }
+
     /// Time that was Weir's own: up to the answer's headers, without the attempts.
     pub(super) fn own_share(&self, until_headers: Duration) -> Duration {
         let waited: Duration = self.attempts.iter().map(|attempt| attempt.took).sum();
@@ -353,7 +371,7 @@ impl Drop for Exchange {
         route.finished(&self.method, status, took);
         listener.request_bytes.increment(self.flow.request_bytes());
         listener.response_bytes.increment(self.flow.response_bytes());
-        if self.ended == Ended::ClientGone && self.connection.stalled() {
+        if self.ended == Ended::ClientGone && (self.connection.stalled() || self.flow.stalled()) {
             self.ended = Ended::Timeout;
         }
         self.write_record(took);

@@ -9,7 +9,7 @@ use super::exchange::Exchange;
 use crate::{
     error::{ProxyError, Reason},
     http::{
-        census, framing, trace,
+        census, framing, http2, trace,
         upgrade::{self, UpgradeProtocol},
         uri::{self, Host},
     },
@@ -21,9 +21,6 @@ use crate::{
 /// How many fields Weir adds to a request.
 const OWN_FIELDS: usize = 7;
 
-/// What a field counts beside its name and value (RFC 9113 §6.5.2).
-const FIELD_OVERHEAD: usize = 32;
-
 /// What a request wants to switch to, and how to get at its connection then.
 pub(super) type Wish = (UpgradeProtocol, OnUpgrade);
 
@@ -31,7 +28,10 @@ pub(super) type Wish = (UpgradeProtocol, OnUpgrade);
 pub(super) fn receive(exchange: &mut Exchange) -> Result<Option<Wish>, ProxyError> {
     let wish = wish(exchange);
     let connection = exchange.connection().clone();
-    check_size(exchange)?;
+    if exchange.parts.version == Version::HTTP_2 {
+        check_size(exchange)?;
+        http2::check_request(&exchange.parts).map_err(malformed)?;
+    }
     let had = exchange.had;
     framing::check_of(had, exchange.parts.version, &exchange.parts.headers).map_err(malformed)?;
     let host = host(exchange, &connection)?;
@@ -121,13 +121,8 @@ fn normalise(exchange: &mut Exchange) -> Result<(), ProxyError> {
 /// Holds a request over HTTP/2 to the listener's bounds; the parser of HTTP/1 does it by itself.
 fn check_size(exchange: &Exchange) -> Result<(), ProxyError> {
     let parts = &exchange.parts;
-    if parts.version != Version::HTTP_2 {
-        return Ok(());
-    }
     let config = &exchange.connection().listener.config;
-    // The size of a list of fields as HTTP/2 counts it: RFC 9113 §6.5.2.
-    let bytes: usize =
-        parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD).sum();
+    let bytes = framing::size_of(&parts.headers);
     let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if parts.headers.len() > config.max_headers || bytes + target > config.max_header_bytes {
         return Err(ProxyError::new(Reason::HeaderTooLarge));

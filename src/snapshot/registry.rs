@@ -29,6 +29,8 @@ struct Transport {
     tls: Option<ClientTls>,
     protocol: UpstreamProtocol,
     connect_timeout: std::time::Duration,
+    max_header_bytes: usize,
+    max_headers: usize,
 }
 
 impl Transport {
@@ -37,6 +39,8 @@ impl Transport {
             tls: upstream.tls.clone(),
             protocol: upstream.protocol,
             connect_timeout: upstream.connect_timeout,
+            max_header_bytes: upstream.max_header_bytes,
+            max_headers: upstream.max_headers,
         }
     }
 }
@@ -71,7 +75,12 @@ impl Registry {
         if let Some(known) = self.connectors.get(&key).and_then(Weak::upgrade) {
             return Ok(known);
         }
-        let connector = Arc::new(Connector::new(upstream.connect_timeout, upstream.tls.as_ref())?);
+        let connector = Arc::new(Connector::new(
+            upstream.connect_timeout,
+            upstream.max_header_bytes,
+            upstream.max_headers,
+            upstream.tls.as_ref(),
+        )?);
         self.connectors.insert(key, Arc::downgrade(&connector));
         Ok(connector)
     }
@@ -100,6 +109,8 @@ mod tests {
             balancer: BalancerPolicy::LeastRequest,
             pool: Pool::default(),
             connect_timeout: Duration::from_secs(connect_timeout),
+            max_header_bytes: 65_536,
+            max_headers: 100,
         }
     }
 

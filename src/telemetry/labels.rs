@@ -107,6 +107,26 @@ label! {
 }
 
 label! {
+    /// Why Weir ended a client's connection.
+    ConnectionEnd {
+        /// HTTP/2: the client reset too many streams.
+        ResetFlood = "reset_flood",
+        /// HTTP/2: too many frames that carry nothing.
+        ControlFlood = "control_flood",
+        /// HTTP/2: what h2 itself takes for a flood.
+        FrameFlood = "frame_flood",
+        /// It does not speak HTTP/2 as it must.
+        Protocol = "protocol",
+        /// A request's head took too long.
+        HeaderTimeout = "header_timeout",
+        /// The client took nothing of its answer for too long.
+        Stalled = "stalled",
+        /// HTTP/2: no sign of life.
+        PingTimeout = "ping_timeout",
+    }
+}
+
+label! {
     /// What became of an attempt to take a new policy.
     UpdateResult {
         /// It is in force.
@@ -290,6 +310,7 @@ mod tests {
         check::<EndpointState>();
         check::<PoolState>();
         check::<ConnectionRefusal>();
+        check::<ConnectionEnd>();
         check::<UpdateResult>();
         check::<PolicySource>();
         check::<PolicyKind>();

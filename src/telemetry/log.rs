@@ -106,7 +106,13 @@ fn targets(level: LogLevel) -> Targets {
         LogLevel::Trace => LevelFilter::TRACE,
     };
     let others = if level == LogLevel::Trace { own } else { own.min(LevelFilter::INFO) };
-    Targets::new().with_default(others).with_target(OWN, own)
+    // What these warn of is what peers do: as often as they like.
+    let protocols = if level == LogLevel::Trace { own } else { others.min(LevelFilter::ERROR) };
+    Targets::new()
+        .with_default(others)
+        .with_target("h2", protocols)
+        .with_target("hyper", protocols)
+        .with_target(OWN, own)
 }
 
 /// What [`parse_level`] takes, most important first.

@@ -19,8 +19,8 @@ pub mod writer;
 pub use access::{AccessLog, AccessRecord, AttemptRecord, Ended};
 pub use cells::{Counter, Gauge, Held, Histogram, Share, UpDown, set_worker};
 pub use labels::{
-    ConnectionRefusal, DropCause, EndpointState, Outcome, PolicyKind, PolicySource, PoolState, ReloadResult,
-    RetryOutcome, UpdateResult,
+    ConnectionEnd, ConnectionRefusal, DropCause, EndpointState, Outcome, PolicyKind, PolicySource, PoolState,
+    ReloadResult, RetryOutcome, UpdateResult,
 };
 pub use log::LogHandle;
 pub use metrics::Metrics;

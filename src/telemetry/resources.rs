@@ -11,7 +11,8 @@ use http::{Method, StatusCode};
 use super::{
     cells::{Counter, Histogram, Share, UpDown},
     labels::{
-        ConnectionRefusal, EndpointState, Label, Outcome, PerLabel, PoolState, RetryOutcome, StatusTable,
+        ConnectionEnd, ConnectionRefusal, EndpointState, Label, Outcome, PerLabel, PoolState, RetryOutcome,
+        StatusTable,
     },
     names,
     registry::Registry,
@@ -40,6 +41,8 @@ pub struct ListenerMetrics {
     pub accept_errors: Counter,
     /// Connections closed before their first request.
     pub refused: PerLabel<ConnectionRefusal, Counter>,
+    /// Connections that Weir ended because of what the client did.
+    pub ended: PerLabel<ConnectionEnd, Counter>,
     /// Requests that no route had matched; their label is empty.
     pub unrouted: RouteMetrics,
     /// Answers that Weir made where no route had matched; shared by all listeners.
@@ -65,6 +68,7 @@ impl ListenerMetrics {
             refused: PerLabel::new(|why| {
                 registry.resolve(&names::CONNECTIONS_REFUSED, &[name.as_str(), why])
             }),
+            ended: PerLabel::new(|why| registry.resolve(&names::CONNECTIONS_ENDED, &[name.as_str(), why])),
             unrouted: RouteMetrics::new(registry, overflow, name, ""),
             made: made.clone(),
         }

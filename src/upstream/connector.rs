@@ -62,6 +62,8 @@ pub(crate) enum Alpn {
 #[derive(Debug)]
 pub struct Connector {
     connect_timeout: Duration,
+    max_header_bytes: usize,
+    max_headers: usize,
     tls: Option<ReloadingTls>,
 }
 
@@ -92,8 +94,18 @@ struct Tls {
 
 impl Connector {
     /// Reads what TLS needs; fails when a file cannot be used.
-    pub fn new(connect_timeout: Duration, tls: Option<&ClientTls>) -> Result<Self, TlsError> {
-        Ok(Self { connect_timeout, tls: tls.map(ReloadingTls::load).transpose()? })
+    pub fn new(
+        connect_timeout: Duration,
+        max_header_bytes: usize,
+        max_headers: usize,
+        tls: Option<&ClientTls>,
+    ) -> Result<Self, TlsError> {
+        Ok(Self {
+            connect_timeout,
+            max_header_bytes,
+            max_headers,
+            tls: tls.map(ReloadingTls::load).transpose()?,
+        })
     }
 
     /// Reads the files of `tls` again; takes them when they changed and are whole, for the connections that are opened
@@ -104,6 +116,16 @@ impl Connector {
 
     pub(crate) fn connect_timeout(&self) -> Duration {
         self.connect_timeout
+    }
+
+    /// Most bytes of an answer's head.
+    pub(crate) fn max_header_bytes(&self) -> usize {
+        self.max_header_bytes
+    }
+
+    /// Most header fields of an answer.
+    pub(crate) fn max_headers(&self) -> usize {
+        self.max_headers
     }
 
     /// Whether connections are under TLS.

@@ -28,8 +28,10 @@ use super::{
 };
 use crate::{http::body::RequestBody, net::Stream};
 
-/// Most bytes of an answer's headers over HTTP/2, as for requests.
-const MAX_HEADER_LIST: u32 = 64 * 1024;
+/// The buffer of an HTTP/1 connection is allowed at least this many bytes, for the sake of large bodies.
+const MIN_BUFFER: usize = 64 * 1024;
+/// How many fields of an answer over HTTP/1 hyper takes by itself.
+const HYPERS_MAX_HEADERS: usize = 100;
 
 /// A new connection.
 pub(super) enum Opened {
@@ -75,8 +77,14 @@ pub(super) async fn open(lane: &Rc<Lane>, slot: Rc<OpenSlot>) -> Result<Opened, 
         return Ok(Opened::Http2(Rc::new(Http2::new(sender, lane.endpoint(), expires, room, slot))));
     }
     let question = Question::default();
-    let (sender, connection) = http1::Builder::new()
-        .writev(false)
+    let mut http1 = http1::Builder::new();
+    // One buffer of what comes is at most this large, and so is what waits for a slow client of HTTP/2.
+    http1.writev(false).max_buf_size(lane.connector().max_header_bytes().max(MIN_BUFFER));
+    if lane.connector().max_headers() > HYPERS_MAX_HEADERS {
+        // A bound of one's own costs an allocation an answer; what is fewer is checked afterwards.
+        http1.max_headers(lane.connector().max_headers());
+    }
+    let (sender, connection) = http1
         .handshake(TokioIo::new(Answers::new(stream, question.clone())))
         .await
         .map_err(|e| ConnectError::Handshake(e.to_string()))?;
@@ -97,7 +105,7 @@ async fn handshake_http2(
         .timer(TokioTimer::new())
         .adaptive_window(true)
         .initial_max_send_streams(0)
-        .max_header_list_size(MAX_HEADER_LIST)
+        .max_header_list_size(u32::try_from(lane.connector().max_header_bytes()).unwrap_or(u32::MAX))
         .keep_alive_interval(keep_alive)
         .keep_alive_timeout(keep_alive)
         .handshake(TokioIo::new(stream))

@@ -5,14 +5,16 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use super::{each, probe};
 use crate::config::{
     Name,
-    bootstrap::{Direction, Listener, ServerTls},
+    bootstrap::{Direction, Http2, Listener, ServerTls},
     codes::Code,
     fault::Problem,
     load::{Env, PemKind},
     node::Origin,
+    units::show_size,
     wire::{
         Cx, Spanned,
         file::{FileWire, ListenerWire, OrOff, ServerTlsWire},
+        http2::Http2Wire,
     },
 };
 
@@ -50,8 +52,35 @@ fn listener(name: &Name, wire: &ListenerWire, env: &Env<'_>, cx: &mut Cx<'_>) ->
         max_header_bytes: usize::try_from(wire.max_header_bytes.value.0).unwrap_or(usize::MAX),
         max_headers: count(wire.max_headers.value.0),
         max_streams: wire.max_streams.value.0,
+        http2: cx.at("http2", wire.http2.origin, |cx| http2(&wire.http2.value, cx)),
         trust: wire.trust.value.0.iter().map(|net| net.value).collect(),
     })
+}
+
+fn http2(wire: &Http2Wire, cx: &mut Cx<'_>) -> Http2 {
+    let bytes = |size: u64| u32::try_from(size).unwrap_or(u32::MAX);
+    let (window, connection_window) = (&wire.window, &wire.connection_window);
+    if window.value.0 > connection_window.value.0 {
+        let message = format!(
+            "`window` ({}) is more than `connection_window` ({})",
+            show_size(window.value.0),
+            show_size(connection_window.value.0)
+        );
+        let problem = Problem::new(Code::Inconsistent, message)
+            .help("one request's share is a part of what all have together");
+        // A default has no place of its own.
+        cx.problem(problem, if window.origin.line == 0 { connection_window.origin } else { window.origin });
+    }
+    Http2 {
+        max_resets: wire.max_resets.value.0,
+        max_stream_errors: wire.max_stream_errors.value.0,
+        max_control_frames: wire.max_control_frames.value.0,
+        window: bytes(window.value.0),
+        connection_window: bytes(connection_window.value.0),
+        max_send_buffer: bytes(wire.max_send_buffer.value.0),
+        ping_interval: wire.ping_interval.value.0,
+        ping_timeout: wire.ping_timeout.value.0,
+    }
 }
 
 /// Which way a listener goes when nothing is said: by its name, else by its address.

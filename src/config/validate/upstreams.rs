@@ -42,6 +42,8 @@ fn upstream(name: &Name, wire: &UpstreamWire, env: &Env<'_>, cx: &mut Cx<'_>) ->
         balancer: wire.balancer.value.policy.value,
         pool,
         connect_timeout: wire.connect_timeout.value.0,
+        max_header_bytes: usize::try_from(wire.max_header_bytes.value.0).unwrap_or(usize::MAX),
+        max_headers: usize::try_from(wire.max_headers.value.0).unwrap_or(usize::MAX),
     })
 }
 

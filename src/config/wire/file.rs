@@ -7,6 +7,7 @@ use serde_json::{Value as Json, json};
 use super::{
     Cx, Defaults, Defs, List, Many, Shown, Spanned, Table, Text, Wire,
     hosts::{CertificateName, NewHost},
+    http2::Http2Wire,
     patterns::NewPath,
     scalars::{Delay, FilePath, Int, Listen, Size, Span, SpanOrNone, Workers},
     wire,
@@ -158,6 +159,8 @@ wire! {
         max_headers: Int<1, 10_000> = default(Int(100)),
         /// HTTP/2: most streams at once on a connection.
         max_streams: Int<1, 100_000> = default(Int(100)),
+        /// HTTP/2: what else bounds a connection. What goes beyond ends it, and is counted.
+        http2: Http2Wire = empty,
         /// Peers whose X-Forwarded-* and X-Request-Id are believed. Default: loopback and private ranges; an empty
         /// list trusts nobody.
         trust: List<IpNet, 0> = default(private_ranges()),
@@ -212,6 +215,10 @@ wire! {
         pool: PoolWire = empty,
         /// Bound on one TCP connect and, after it, on the TLS handshake.
         connect_timeout: Span = default(Span::secs(1)),
+        /// Most bytes of an answer's head, each field counted with 32 more; a larger one is 502.
+        max_header_bytes: Size<8192, 16_777_216> = default(Size(65_536)),
+        /// Most header fields of an answer; more are 502.
+        max_headers: Int<1, 10_000> = default(Int(100)),
     }
     later { "health", "ejection", "breaker", "retry", "hedge", "concurrency", "fallback", "discover", "slow_start", "panic", "min_healthy" }
 }

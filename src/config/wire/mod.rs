@@ -10,6 +10,7 @@
 mod context;
 pub(super) mod file;
 pub(super) mod hosts;
+pub(super) mod http2;
 mod list;
 pub(super) mod patterns;
 pub(super) mod scalars;

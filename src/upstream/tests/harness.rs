@@ -61,7 +61,7 @@ pub(super) fn limits() -> Limits {
 
 pub(super) fn lane_to(address: SocketAddr, alpn: Alpn, limits: Limits) -> Rc<Lane> {
     let endpoint = Arc::new(Endpoint::new(EndpointAddress::Socket(address)));
-    let connector = Arc::new(Connector::new(Duration::from_secs(2), None).unwrap());
+    let connector = Arc::new(Connector::new(Duration::from_secs(2), 65_536, 100, None).unwrap());
     Lane::new(endpoint, connector, alpn, limits)
 }
 

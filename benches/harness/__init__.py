@@ -1,0 +1,1 @@
+"""The parts of `make bench`; benches/run.py puts them together."""
