@@ -14,7 +14,7 @@ mod support;
 use support::{
     certs::Certs,
     origin::{self, Origin, Setup},
-    programs::{run, run_script},
+    programs::{Server, run, run_script},
     servers::Other,
     wait_until,
     weir::{File, Weir},
@@ -94,6 +94,35 @@ fn nginx_stands_on_both_sides_of_unix_sockets() {
         assert_eq!(said.out, "127.0.0.66, 127.0.0.1 a.test");
     }
     assert_eq!(weir.metrics().sum("weir_attempts_total", &[("outcome", "reset")]), 0.0);
+}
+
+/// Weir in front of an endpoint that is spoken to by HTTP/2 alone.
+fn over_http2(endpoint: std::net::SocketAddr) -> Weir {
+    File::to(&[endpoint]).upstream("protocol: http2").start()
+}
+
+#[test]
+fn websocket_by_extended_connect_to_haproxy() {
+    let server = Server::start("ws_server.py");
+    let haproxy = Other::start("haproxy", &["-f"], |_, address| {
+        format!(
+            "defaults\n  mode http\n  timeout connect 5s\n  timeout client 20s\n  timeout server 20s\n  timeout tunnel 20s\n\
+             listen in\n  bind {address}\n  server ws {}\n",
+            server.address
+        )
+    });
+    let weir = over_http2(haproxy.address);
+    run_script("ws_client.py", &[&weir.at("inbound").to_string()]).ok();
+    assert_eq!(weir.metrics().sum("weir_responses_made_total", &[]), 0.0);
+}
+
+#[test]
+fn websocket_by_extended_connect_from_weir_to_weir() {
+    let server = Server::start("ws_server.py");
+    let second = File::to(&[server.address]).listener("protocol: http2").start();
+    let first = over_http2(second.at("inbound"));
+    run_script("ws_client.py", &[&first.at("inbound").to_string()]).ok();
+    assert!(second.metrics().sum("weir_requests_total", &[("method", "CONNECT"), ("code", "200")]) > 10.0);
 }
 
 /// An origin in clear, one under TLS, and Weir as the proxy to both.

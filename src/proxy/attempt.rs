@@ -67,6 +67,9 @@ pub(super) async fn send(
         exchange.attempt_has_connection(lease.reused());
         let may_replay = lease.reused() && exchange.attempts() <= REPLAYS;
         let mut gate = Gate::new(exchange, &outgoing);
+        if outgoing.upgrade.is_some() && !lease.takes_upgrades() {
+            return Err(no_upgrades(exchange, upstream, lease));
+        }
         let to = To { http2: lease.is_http2(), secure: lane.secure() };
         let keep = may_replay && outgoing.repeatable(exchange);
         let asked = gate.as_mut().and_then(|gate| gate.asked.take());
@@ -90,6 +93,14 @@ pub(super) async fn send(
             }
         }
     }
+}
+
+/// The endpoint speaks HTTP/2 alone and does not take extended `CONNECT`. Nothing is wrong with the connection.
+fn no_upgrades(exchange: &mut Exchange, upstream: &Upstream, lease: Lease) -> ProxyError {
+    lease.finish(std::time::Instant::now());
+    exchange.attempt_ends(Outcome::ProtocolError);
+    let what = "the endpoint's settings do not allow extended CONNECT (RFC 8441)";
+    ProxyError::new(Reason::UpstreamProtocol).by(upstream.name()).because(what)
 }
 
 /// The fields of a request that may be sent again: not a byte of it went out, or it does no harm to have it twice and
@@ -220,7 +231,12 @@ fn answer(
         return Err(broken(exchange, &error));
     }
     let asked = outgoing.upgrade.as_ref().map(|(protocol, _)| protocol);
-    let accepted = match upgrade::accepted(asked, response.status(), response.headers()) {
+    let by_connect = asked.is_some() && lease.is_http2();
+    let accepted = match by_connect {
+        true => upgrade::accepted_connect(asked, response.status()),
+        false => upgrade::accepted(asked, response.status(), response.headers()),
+    };
+    let accepted = match accepted {
         Ok(accepted) => accepted,
         Err(error) => return Err(broken(exchange, &error)),
     };
@@ -229,6 +245,11 @@ fn answer(
         // To its client any 2xx would say that the tunnel is there (RFC 9110 §9.3.6).
         let what = "the endpoint does not switch protocols";
         return Err(ProxyError::new(Reason::UpstreamProtocol).by(upstream.name()).because(what));
+    }
+    if by_connect && accepted.is_some() {
+        upgrade::into_switch(response.headers_mut(), outgoing.websocket_key.as_ref());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        exchange.answers(StatusCode::SWITCHING_PROTOCOLS);
     }
     let tunnel = accepted.and_then(|protocol| {
         let (_, client) = outgoing.upgrade?;

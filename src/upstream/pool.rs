@@ -23,7 +23,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 pub(crate) enum Want {
     /// Whatever the upstream's protocol says.
     Any,
-    /// HTTP/1.1: the request is an upgrade.
+    /// HTTP/1.1 where there is a choice: the request is an upgrade, which every endpoint knows there.
     Upgrade,
     /// gRPC: HTTP/2 where there is a choice.
     Grpc,
@@ -44,12 +44,8 @@ impl Want {
     fn alpn(self, protocol: UpstreamProtocol, secure: bool) -> Alpn {
         match (self, protocol) {
             (Self::Any | Self::Grpc, UpstreamProtocol::Auto) if secure => Alpn::Both,
-            (Self::Any | Self::Grpc, UpstreamProtocol::Http2) | (Self::Grpc, UpstreamProtocol::Auto) => {
-                Alpn::Http2
-            }
-            (Self::Upgrade, _) | (_, UpstreamProtocol::Http1) | (Self::Any, UpstreamProtocol::Auto) => {
-                Alpn::Http1
-            }
+            (_, UpstreamProtocol::Http2) | (Self::Grpc, UpstreamProtocol::Auto) => Alpn::Http2,
+            (_, UpstreamProtocol::Http1) | (Self::Any | Self::Upgrade, UpstreamProtocol::Auto) => Alpn::Http1,
         }
     }
 }

@@ -11,8 +11,10 @@ use rustix::process::Signal;
 use crate::support::{
     PATIENCE,
     certs::Certs,
+    client::{self, Client},
     origin::Origin,
     raw::Raw,
+    raw_origin::RawOrigin,
     wait_until,
     weir::{File, Weir, binary},
 };
@@ -349,4 +351,71 @@ fn an_endpoint_may_be_a_unix_socket() {
     weir.wait_metric("weir_attempts_total", &[("upstream", "app"), ("outcome", "success")], 3.0);
     let upstreams = weir.admin_get("/upstreams").json();
     assert_eq!(upstreams["app"]["endpoints"][0]["address"], format!("unix:{}", path.display()));
+}
+
+const UPGRADE: &str = "GET /chat HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: \
+                       13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+#[test]
+fn an_upgrade_goes_to_an_http2_endpoint_as_extended_connect() {
+    // The second Weir speaks HTTP/2 towards the first, and shows its origin what came.
+    let origin = RawOrigin::answering(
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-protocol: p\r\n\r\n",
+    );
+    let second = File::to(&[origin.address]).listener("protocol: http2").start();
+    let first = File::to(&[second.at("inbound")]).upstream("protocol: http2").start();
+    let mut raw = Raw::connect(first.at("inbound"));
+    raw.send(UPGRADE);
+    let head = raw.head().unwrap();
+    assert_eq!(head.status(), 101);
+    // RFC 6455 §1.3 has this pair: the endpoint never saw the client's key.
+    assert_eq!(head.header("sec-websocket-accept").as_deref(), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    assert_eq!(head.header("upgrade").as_deref(), Some("websocket"));
+    assert_eq!(head.header("sec-websocket-protocol").as_deref(), Some("p"));
+    assert!(head.header("content-length").is_none() && head.header("transfer-encoding").is_none());
+    let seen = &origin.seen()[0];
+    assert!(seen.start.starts_with("GET /chat "), "{}", seen.start);
+    assert_ne!(seen.header("sec-websocket-key").as_deref(), Some("dGhlIHNhbXBsZSBub25jZQ=="));
+    assert_eq!(seen.header("host").as_deref(), Some("a"));
+    // A client that speaks extended CONNECT itself.
+    let client = Client::http2(first.at("inbound"));
+    let mut request =
+        hyper::Request::builder().method("CONNECT").uri("http://a/chat").body(client::empty()).unwrap();
+    request.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
+    let answer = client.open(request).unwrap();
+    assert_eq!(answer.status(), 200);
+    first.wait_metric("weir_responses_made_total", &[], 0.0);
+}
+
+#[test]
+fn an_http2_endpoint_that_takes_no_extended_connect_is_a_502_that_says_so() {
+    let origin = Origin::answering(200, "ok");
+    let weir = Weir::start(&format!(
+        "log: {{ access: all }}\n{}",
+        File::to(&[origin.address]).upstream("protocol: http2").text()
+    ));
+    let mut raw = Raw::connect(weir.at("inbound"));
+    let answer = raw.send(UPGRADE).answer();
+    assert_eq!((answer.status(), answer.json()["reason"].as_str()), (502, Some("upstream_protocol")));
+    wait_until("the access record", || !weir.access_records().is_empty());
+    let record = weir.access_records()[0].to_string();
+    assert!(record.contains("RFC 8441"), "{record}");
+    // The connection was left alone, and serves.
+    assert_eq!(raw.get("a", "/").status(), 200);
+    assert_eq!((origin.requests(), origin.connections()), (1, 1));
+}
+
+#[test]
+fn an_http2_endpoint_may_refuse_an_upgrade() {
+    let origin = Origin::answering(403, "no");
+    let second = File::to(&[origin.address]).listener("protocol: http2").start();
+    let first = File::to(&[second.at("inbound")]).upstream("protocol: http2").start();
+    let mut raw = Raw::connect(first.at("inbound"));
+    let answer = raw.send(UPGRADE).answer();
+    assert_eq!((answer.status(), answer.text().as_str()), (403, "no"));
+    // One that ignores it answers as to any request, which is no success of a CONNECT.
+    let origin = Origin::answering(200, "what?");
+    let second = File::to(&[origin.address]).listener("protocol: http2").start();
+    let first = File::to(&[second.at("inbound")]).upstream("protocol: http2").start();
+    assert_eq!(Raw::connect(first.at("inbound")).send(UPGRADE).answer().status(), 502);
 }
