@@ -5,8 +5,8 @@ Every round starts each contestant anew, in turn, on one core; load and origin a
 how is told in the results: target/bench/<date>/table.md, with plot.svg and the raw figures. A run never fails for what
 it finds.
 
-  make bench                                                    everything: about half an hour
-  make bench ARGS="--quick"                                     a look: about two minutes
+  make bench                                                    everything: about three quarters of an hour
+  make bench ARGS="--quick"                                     a look: about two and a half minutes
   make bench ARGS="--only weir,nginx --scenario h1-small --rounds 3"
   make bench ARGS="--weir weir=PATH,base=PATH2 --only weir,base --measure cpu,instructions --scenario h1-small"
 """
