@@ -5,25 +5,27 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener as StdListener},
     sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::{
-    net::TcpListener,
     runtime::{Builder, LocalOptions},
     sync::mpsc,
 };
 
 use crate::{
     admin::{self, Surface},
-    config::{Bootstrap, File, Name, bootstrap},
+    config::{
+        Bootstrap, File, Name,
+        bootstrap::{self, ListenAddress, Side},
+    },
     control::{Control, Reload, State},
     http::via::Via,
     listener::{Fingerprint, Listener, ReloadingTls},
+    net::{self, Acceptor},
+    proxy::Passthrough,
     readiness::Readiness,
     snapshot::{self, CompileError, Publisher, Registry},
     telemetry::{
@@ -33,15 +35,11 @@ use crate::{
     worker::{Shared, Worker},
 };
 
-/// How many connections the kernel keeps for a listener until they are accepted. It takes its own maximum
-/// (`net.core.somaxconn`) when that is less.
-const BACKLOG: i32 = 4096;
-
 /// Why Weir did not start.
 #[derive(Debug)]
 pub enum StartError {
     /// An address could not be bound.
-    Bind(String, SocketAddr, io::Error),
+    Bind(String, ListenAddress, io::Error),
     /// TLS material of a listener.
     Tls(Name, TlsError),
     /// The policy could not be compiled.
@@ -55,21 +53,7 @@ impl std::fmt::Display for StartError {
         match self {
             Self::Bind(what, address, error) => {
                 write!(f, "{what}.listen: cannot listen on {address}: {error}")?;
-                match error.kind() {
-                    io::ErrorKind::AddrInUse => write!(
-                        f,
-                        "\n  = help: another process has port {port}: end it (`ss -ltnp 'sport = :{port}'` names it), or \
-                         give `{what}.listen` another port in the file",
-                        port = address.port()
-                    ),
-                    io::ErrorKind::PermissionDenied => {
-                        f.write_str("\n  = help: ports below 1024 are for root: take a higher one")
-                    }
-                    io::ErrorKind::AddrNotAvailable => f.write_str(
-                        "\n  = help: this machine has no such address; 0.0.0.0 means all that it has",
-                    ),
-                    _ => Ok(()),
-                }
+                f.write_str(&help(what, address, error))
             }
             Self::Tls(listener, error) => write!(f, "listeners.{listener}.tls: {error}"),
             Self::Compile(error) => error.fmt(f),
@@ -80,6 +64,33 @@ impl std::fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
+/// What to do about an address that cannot be had.
+fn help(what: &str, address: &ListenAddress, error: &io::Error) -> String {
+    use io::ErrorKind::{AddrInUse, AddrNotAvailable, NotFound, PermissionDenied};
+    let help = match (address, error.kind()) {
+        (ListenAddress::Socket(address), AddrInUse) => format!(
+            "another process has port {port}: end it (`ss -ltnp 'sport = :{port}'` names it), or give `{what}.listen` \
+             another port in the file",
+            port = address.port()
+        ),
+        (ListenAddress::Socket(_), PermissionDenied) => {
+            "ports below 1024 are for root: take a higher one".to_owned()
+        }
+        (ListenAddress::Socket(_), AddrNotAvailable) => {
+            "this machine has no such address; 0.0.0.0 means all that it has".to_owned()
+        }
+        (ListenAddress::Unix(path), AddrInUse) => format!(
+            "end it (`ss -lxp src {path}` names it), or give `{what}.listen` another path in the file",
+            path = path.display()
+        ),
+        (ListenAddress::Unix(_), PermissionDenied | NotFound) => {
+            "the folder must be there, and this user must have the right to make files in it".to_owned()
+        }
+        _ => return String::new(),
+    };
+    format!("\n  = help: {help}")
+}
+
 /// A proxy that is about to be.
 #[derive(Debug)]
 pub struct App;
@@ -89,9 +100,9 @@ pub struct App;
 pub struct Bound {
     bootstrap: Bootstrap,
     state: Arc<State>,
-    sockets: Vec<StdListener>,
-    admin: Option<StdListener>,
-    telemetry: Option<StdListener>,
+    sockets: Vec<net::Bound>,
+    admin: Option<net::Bound>,
+    telemetry: Option<net::Bound>,
     certificates: Vec<(Arc<Listener>, Fingerprint)>,
     _access: Option<FlushOnDrop>,
 }
@@ -102,13 +113,12 @@ impl App {
         let File { bootstrap, policy, documents } = file;
         let workers = bootstrap.workers.get();
         let (listeners, sockets, certificates) = bind_listeners(&bootstrap, &metrics)?;
-        let side = |what: &str, address: Option<SocketAddr>| {
-            address
-                .map(|address| listen(address).map_err(|e| StartError::Bind(what.to_owned(), address, e)))
-                .transpose()
+        let side = |what: &str, side: Option<&Side>| {
+            side.map(|side| listen(what, &side.listen, side.socket_mode)).transpose()
         };
-        let admin = side("admin", bootstrap.admin)?;
-        let telemetry = side("telemetry", bootstrap.telemetry)?;
+        let admin = side("admin", bootstrap.admin.as_ref())?;
+        let telemetry = side("telemetry", bootstrap.telemetry.as_ref())?;
+        pass_through(&listeners, [admin.as_ref(), telemetry.as_ref()], &metrics);
         let mut registry = Registry::default();
         let policy = Arc::new(policy);
         let first =
@@ -125,16 +135,16 @@ impl App {
     }
 }
 
-type Bindings = (Vec<Arc<Listener>>, Vec<StdListener>, Vec<(Arc<Listener>, Fingerprint)>);
+type Bindings = (Vec<Arc<Listener>>, Vec<net::Bound>, Vec<(Arc<Listener>, Fingerprint)>);
 
 fn bind_listeners(bootstrap: &Bootstrap, metrics: &Metrics) -> Result<Bindings, StartError> {
     let mut bindings: Bindings = Bindings::default();
     for (index, config) in bootstrap.listeners.values().enumerate() {
         let loaded = load_tls(config)?;
-        let socket = listen(config.listen)
-            .map_err(|e| StartError::Bind(format!("listeners.{}", config.name), config.listen, e))?;
-        let address = socket.local_addr().map_err(|e| StartError::System("local address", e))?;
-        let via = Via::new(&bootstrap.instance, &config.name, address);
+        let what = format!("listeners.{}", config.name);
+        let socket = listen(&what, &config.listen, config.socket_mode)?;
+        let address = socket.address().map_err(|e| StartError::System("local address", e))?;
+        let via = Via::new(&bootstrap.instance, &config.name, &address);
         let (tls, fingerprint) =
             loaded.map_or((None, None), |(tls, print)| (Some(Arc::new(tls)), Some(print)));
         let handles = metrics.listener(&config.name);
@@ -146,47 +156,44 @@ fn bind_listeners(bootstrap: &Bootstrap, metrics: &Metrics) -> Result<Bindings, 
     Ok(bindings)
 }
 
+/// Prepares the listeners that pass through what no route matches. Weir's own ports are known by now, which nothing
+/// must be passed to.
+fn pass_through(listeners: &[Arc<Listener>], sides: [Option<&net::Bound>; 2], metrics: &Metrics) {
+    let addresses = sides.into_iter().flatten().filter_map(|side| side.address().ok());
+    let ports = addresses.chain(listeners.iter().map(|listener| listener.address.clone()));
+    let ports: Vec<u16> = ports.filter_map(|address| Some(address.socket()?.port())).collect();
+    for listener in listeners {
+        if let Some(config) = &listener.config.passthrough {
+            let passthrough = Passthrough::new(config, &listener.config.name, &ports, metrics);
+            listener.passthrough.get_or_init(|| Arc::new(passthrough));
+        }
+    }
+}
+
+fn listen(what: &str, address: &ListenAddress, mode: u32) -> Result<net::Bound, StartError> {
+    net::Bound::listen(address, mode).map_err(|e| StartError::Bind(what.to_owned(), address.clone(), e))
+}
+
 fn load_tls(config: &bootstrap::Listener) -> Result<Option<(ReloadingTls, Fingerprint)>, StartError> {
     let load = |tls| ReloadingTls::load(tls, config.protocol);
     config.tls.as_ref().map(load).transpose().map_err(|e| StartError::Tls(config.name.clone(), e))
 }
 
-fn listen(address: SocketAddr) -> io::Result<StdListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // So that a restart need not wait for the connections of the process before to be forgotten.
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    // Accepted connections inherit this: a client that is gone without a word is found out also while nothing is
-    // sent to it.
-    socket.set_tcp_keepalive(&keepalive())?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
-/// Asks a silent client whether it is there after a minute, and gives it up half a minute later.
-fn keepalive() -> TcpKeepalive {
-    TcpKeepalive::new()
-        .with_time(Duration::from_mins(1))
-        .with_interval(Duration::from_secs(10))
-        .with_retries(3)
-}
-
 impl Bound {
     /// The addresses of the listeners, by name.
-    pub fn addresses(&self) -> Vec<(Name, SocketAddr)> {
+    pub fn addresses(&self) -> Vec<(Name, ListenAddress)> {
         let listeners = &self.state.shared().listeners;
-        listeners.iter().map(|listener| (listener.config.name.clone(), listener.address)).collect()
+        listeners.iter().map(|listener| (listener.config.name.clone(), listener.address.clone())).collect()
     }
 
     /// The address of the admin interface.
-    pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().and_then(|socket| socket.local_addr().ok())
+    pub fn admin_address(&self) -> Option<ListenAddress> {
+        self.admin.as_ref().and_then(|socket| socket.address().ok())
     }
 
     /// The address of metrics and probes.
-    pub fn telemetry_address(&self) -> Option<SocketAddr> {
-        self.telemetry.as_ref().and_then(|socket| socket.local_addr().ok())
+    pub fn telemetry_address(&self) -> Option<ListenAddress> {
+        self.telemetry.as_ref().and_then(|socket| socket.address().ok())
     }
 
     /// Carries traffic until the drain that `control` asks for is over.
@@ -212,7 +219,7 @@ impl Bound {
             let (stop, stopped) = tokio::sync::watch::channel(false);
             for (socket, surface) in [(self.admin, Surface::Admin), (self.telemetry, Surface::Telemetry)] {
                 let Some(socket) = socket else { continue };
-                let listener = TcpListener::from_std(socket).map_err(system("admin listener"))?;
+                let listener = Acceptor::new(socket).map_err(system("admin listener"))?;
                 let mut stopped = stopped.clone();
                 let shutdown = async move {
                     // Fails only when the sender is gone, which means the same.
@@ -238,7 +245,7 @@ impl Bound {
         served
     }
 
-    fn start_workers(&self, bound: &[StdListener]) -> Result<Vec<JoinHandle<()>>, StartError> {
+    fn start_workers(&self, bound: &[net::Bound]) -> Result<Vec<JoinHandle<()>>, StartError> {
         let system = |what| move |error| StartError::System(what, error);
         let shared = self.state.shared();
         let count = shared.loads.len();
@@ -264,9 +271,7 @@ impl Bound {
                 runtime.block_on(async {
                     let registered = sockets
                         .into_iter()
-                        .filter_map(|(listener, socket)| {
-                            Some((listener, TcpListener::from_std(socket).ok()?))
-                        })
+                        .filter_map(|(listener, socket)| Some((listener, Acceptor::new(socket).ok()?)))
                         .collect();
                     drop(starting);
                     let worker = Worker::new(index, shared);

@@ -28,6 +28,7 @@ use crate::{
     drain::Phase,
     http::forwarded::request_id_at,
     listener::{self, Connection, Listener, Place},
+    net::{Acceptor, Loose},
     snapshot::{Snapshot, View},
     telemetry::Telemetry,
     upstream::Pools,
@@ -97,7 +98,7 @@ pub(crate) enum Message {
 #[derive(Debug)]
 pub(crate) struct Arrival {
     pub(crate) listener: Arc<Listener>,
-    pub(crate) stream: std::net::TcpStream,
+    pub(crate) stream: Loose,
     pub(crate) peer: SocketAddr,
     pub(crate) place: Place,
 }
@@ -142,7 +143,7 @@ impl Worker {
     /// Carries traffic until it is told to stop. `beat` is called a few times a second.
     pub(crate) async fn run(
         self: Rc<Self>,
-        sockets: Vec<(Arc<Listener>, tokio::net::TcpListener)>,
+        sockets: Vec<(Arc<Listener>, Acceptor)>,
         mut inbox: UnboundedReceiver<Message>,
         beat: impl Fn(),
     ) {
@@ -242,7 +243,7 @@ impl Worker {
 
     fn take(self: &Rc<Self>, arrival: Arrival) {
         let Arrival { listener, stream, peer, place } = arrival;
-        match tokio::net::TcpStream::from_std(stream) {
+        match stream.fasten() {
             Ok(stream) => listener::serve(self.clone(), listener, stream, peer, place),
             Err(error) => tracing::warn!(%error, "a connection that was handed over could not be registered"),
         }

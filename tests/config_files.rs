@@ -264,9 +264,79 @@ const BAD: &[Bad] = &[
     bad(
         "service: s\n",
         "listeners: { in: { listen: 80, proxy_protocol: v2 } }\n",
-        Code::LaterVersion,
-        (2, 32),
-        "`proxy_protocol` is known",
+        Code::UnknownChoice,
+        (2, 48),
+        "not a choice of the PROXY protocol",
+    ),
+    deep(
+        "service: s\n",
+        "listeners: { in: { listen: 80, proxy_protocol_from: [::1] } }\n",
+        Code::Incomplete,
+        (2, 53),
+        "while `proxy_protocol` is off",
+    ),
+    bad(
+        "service: s\n",
+        "listeners: { in: { listen: 80, proxy_protocol: required, proxy_protocol_from: [] } }\n",
+        Code::TooFew,
+        (2, 79),
+        "at least 1",
+    ),
+    bad(
+        "service: s\n",
+        "listeners: { in: { listen: unix:in.sock } }\n",
+        Code::BadAddress,
+        (2, 28),
+        "not a unix socket",
+    ),
+    deep(
+        "service: s\n",
+        "listeners: { in: { listen: unix:/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx } }\n",
+        Code::BadAddress,
+        (2, 28),
+        "not a unix socket",
+    ),
+    bad(
+        "service: s\n",
+        "listeners: { in: { listen: unix:/run/s, socket_mode: 0999 } }\n",
+        Code::BadValue,
+        (2, 54),
+        "not a mode",
+    ),
+    deep(
+        "service: s\n",
+        "listeners: { in: { listen: 80, socket_mode: '0600' } }\n",
+        Code::Inconsistent,
+        (2, 45),
+        "`socket_mode` is for unix sockets",
+    ),
+    deep(
+        "service: s\n",
+        "listeners: { a: { listen: unix:/run/s }, b: { listen: unix:/run/s } }\n",
+        Code::AddressInUse,
+        (2, 55),
+        "taken by `listeners.a`",
+    ),
+    deep(
+        "service: s\n",
+        "listeners: { inbound: { listen: 80, unmatched: passthrough } }\n",
+        Code::Inconsistent,
+        (2, 48),
+        "only outbound listeners pass through",
+    ),
+    bad(
+        "service: s\n",
+        "listeners: { outbound: { listen: 80, unmatched: pass } }\n",
+        Code::UnknownChoice,
+        (2, 49),
+        "not what becomes of unmatched requests",
+    ),
+    deep(
+        "service: s\n",
+        "listeners: { outbound: { listen: 80, passthrough: { max_tunnels: 5 } } }\n",
+        Code::Incomplete,
+        (2, 51),
+        "without `unmatched: passthrough`",
     ),
     bad(
         "service: s\n",
@@ -319,6 +389,14 @@ const BAD: &[Bad] = &[
     ),
     // upstreams
     bad(UPSTREAM, "    app: {}\n", Code::Missing, (5, 5), "`endpoints` is missing"),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [unix:/run/s], tls: {} }\n",
+        Code::Incomplete,
+        (5, 43),
+        "without `server_name`",
+    ),
+    bad(UPSTREAM, "    app: { endpoints: [unix:s] }\n", Code::BadAddress, (5, 24), "not a unix socket"),
     bad(UPSTREAM, "    app: { endpoints: [] }\n", Code::TooFew, (5, 23), "at least 1"),
     bad(UPSTREAM, "    app: { endpoints: [http://h:1] }\n", Code::BadAddress, (5, 24), "not an endpoint"),
     bad(
@@ -657,7 +735,7 @@ fn variables_take_their_type_after_expansion() {
     assert_eq!(bootstrap.zone, None);
     assert_eq!(bootstrap.instance.as_str(), "pod-7");
     assert_eq!(bootstrap.telemetry, None);
-    assert_eq!(bootstrap.admin.unwrap().to_string(), "0.0.0.0:8081");
+    assert_eq!(bootstrap.admin.unwrap().listen.to_string(), "0.0.0.0:8081");
     let listener = bootstrap.listeners.values().next().unwrap();
     assert_eq!((listener.listen.to_string().as_str(), listener.max_headers), ("0.0.0.0:8082", 7));
 }

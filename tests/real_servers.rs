@@ -10,53 +10,13 @@
 
 mod support;
 
-use std::{
-    fs,
-    net::SocketAddr,
-    process::{Child, Command, Stdio},
-};
+use std::fs;
 
 use support::{
     raw::Raw,
-    wait_until,
-    weir::{File, Weir, get, unused_address},
+    servers::Other,
+    weir::{File, Weir},
 };
-use tempfile::TempDir;
-
-/// A server in the foreground, with a folder for its files; ends with this.
-struct Other {
-    address: SocketAddr,
-    child: Child,
-    folder: TempDir,
-}
-
-impl Other {
-    /// Starts `program` with a configuration made for a folder and an address, and waits until it answers.
-    fn start(program: &str, arguments: &[&str], configure: impl Fn(&str, SocketAddr) -> String) -> Self {
-        let folder = TempDir::new().unwrap();
-        let (path, address) = (folder.path().to_str().unwrap().to_owned(), unused_address());
-        let file = format!("{path}/configuration");
-        fs::write(&file, configure(&path, address)).unwrap();
-        // Debian keeps servers where only root looks for them.
-        let paths = format!("{}:/usr/local/sbin:/usr/sbin:/sbin", std::env::var("PATH").unwrap());
-        let mut command = Command::new("env");
-        command.env("PATH", paths).arg(program).args(arguments).arg(&file);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        wait_until(&format!("{program} to answer; `make setup-test` installs it"), || {
-            assert!(child.try_wait().unwrap().is_none(), "{program} ended; `make setup-test` installs it");
-            get(address, "/").is_some()
-        });
-        Self { address, child, folder }
-    }
-}
-
-impl Drop for Other {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// nginx with a folder of files and little patience for idle connections.
 fn nginx() -> Other {

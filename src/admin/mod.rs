@@ -17,13 +17,16 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
 use tokio::{
-    net::{TcpListener, TcpStream},
     sync::watch,
     task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 
-use crate::{config::bootstrap::LogLevel, telemetry::Metrics};
+use crate::{
+    config::bootstrap::LogLevel,
+    net::{Acceptor, Socket},
+    telemetry::Metrics,
+};
 
 /// Most connections at once. One more ends the oldest, so that no crowd of silent ones keeps a probe out.
 pub const MAX_CONNECTIONS: usize = 64;
@@ -86,7 +89,7 @@ pub(crate) struct Context {
 /// Errors of single connections concern nobody else and end with them. Dropping the future closes all
 /// connections at once.
 pub async fn serve(
-    listener: TcpListener,
+    listener: Acceptor,
     surface: Surface,
     view: Arc<dyn AdminView>,
     metrics: Arc<Metrics>,
@@ -113,7 +116,7 @@ pub async fn serve(
 }
 
 /// The next connection. Cancel-safe: a connection is taken or still queued.
-async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+async fn accept(listener: &Acceptor) -> (Socket, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
@@ -136,7 +139,7 @@ fn make_room(by_age: &mut VecDeque<AbortHandle>) {
 }
 
 async fn connection(
-    stream: TcpStream,
+    stream: Socket,
     peer: SocketAddr,
     context: Arc<Context>,
     mut stopped: watch::Receiver<()>,

@@ -11,6 +11,7 @@ use std::{
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
     sync::oneshot,
     task::JoinHandle,
 };
@@ -78,7 +79,7 @@ async fn start(surface: Surface) -> Server {
     let view = Arc::new(View::default());
     let (stop, stopped) = oneshot::channel::<()>();
     let metrics = Metrics::new(1, 2_000, "1.0", "abc");
-    let serving = serve(listener, surface, view.clone(), metrics, async {
+    let serving = serve(Acceptor::Tcp(listener), surface, view.clone(), metrics, async {
         let _ = stopped.await;
     });
     Server { address, view, stop, task: tokio::spawn(serving) }

@@ -35,7 +35,7 @@ impl Running {
         let (lines, _flush) = writer::spawn("test-log", std::io::sink(), dropped).unwrap();
         let (_, handle) = log::subscriber(LogLevel::Error, LogFormat::Text, false, lines);
         let bound = App::bind(file, handle, metrics.clone()).unwrap();
-        let address = bound.addresses().first().unwrap().1;
+        let address = bound.addresses().first().unwrap().1.socket().unwrap();
         let (orders, receiver) = unbounded_channel();
         let thread = std::thread::spawn(move || {
             let reload = Reload {

@@ -1,10 +1,6 @@
 //! `weir drain` and `weir status`: clients of a running instance's admin interface.
 
-use std::{
-    io::Write,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::{io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use ::http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use bytes::Bytes;
@@ -12,12 +8,17 @@ use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::{net::TcpStream, runtime::Builder, time::timeout};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    runtime::Builder,
+    time::timeout,
+};
 
 use super::{AdminArgs, ExitStatus, Output, print, source};
+use crate::{config::bootstrap::ListenAddress, net::Socket};
 
 /// Where the admin interface is when no file says otherwise.
-const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
+const DEFAULT_ADMIN: ([u8; 4], u16) = ([127, 0, 0, 1], 9901);
 /// How long the instance may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -82,11 +83,11 @@ fn plain(value: &Value) -> String {
 fn call(args: &AdminArgs, method: Method, path: &str) -> Result<Value, ExitStatus> {
     let address = address(args)?;
     let runtime = Builder::new_current_thread().enable_all().build().map_err(|e| unavailable(&e))?;
-    let asked = async { timeout(PATIENCE, ask(address, method, path)).await };
+    let asked = async { timeout(PATIENCE, ask(&address, method, path)).await };
     match runtime.block_on(asked) {
         Err(_) => Err(unavailable(&format!("{address} did not answer within {PATIENCE:?}"))),
         Ok(Err(error)) => Err(unavailable(&format!(
-            "no Weir answers at {address}: {error}; `--admin http://ADDRESS:PORT` names another"
+            "no Weir answers at {address}: {error}; `--admin http://ADDRESS:PORT` (or `unix:PATH`) names another"
         ))),
         Ok(Ok((status, body))) if status.is_success() => Ok(body),
         Ok(Ok((status, body))) => {
@@ -97,41 +98,49 @@ fn call(args: &AdminArgs, method: Method, path: &str) -> Result<Value, ExitStatu
 }
 
 /// Where the admin interface is: as said, or as the file says.
-fn address(args: &AdminArgs) -> Result<SocketAddr, ExitStatus> {
+fn address(args: &AdminArgs) -> Result<ListenAddress, ExitStatus> {
+    if let Some(path) = args.admin.as_deref().and_then(|url| url.strip_prefix("unix:")) {
+        return Ok(ListenAddress::Unix(Arc::from(Path::new(path))));
+    }
     if let Some(url) = &args.admin {
         let usage = || {
-            let _ = writeln!(std::io::stderr(), "weir: --admin {url}: expected http://ADDRESS:PORT");
+            let _ =
+                writeln!(std::io::stderr(), "weir: --admin {url}: expected http://ADDRESS:PORT or unix:PATH");
             ExitStatus::Usage
         };
         let uri: Uri = url.parse().map_err(|_| usage())?;
         let authority = uri.authority().ok_or_else(usage)?.as_str();
         let authority = authority.replacen("localhost", "127.0.0.1", 1);
-        return authority.parse().map_err(|_| usage());
+        return authority.parse().map(ListenAddress::Socket).map_err(|_| usage());
     }
     // Beside an instance that runs with another file (`weir demo`) there is often none here.
     if args.config.is_default() && !args.config.config.exists() {
-        return Ok(DEFAULT_ADMIN);
+        return Ok(ListenAddress::Socket(SocketAddr::from(DEFAULT_ADMIN)));
     }
     let loaded = source::load_file(&args.config.config);
     let Some(file) = loaded.file else {
         let _ = std::io::stderr().write_all(loaded.render(false).as_bytes());
         return Err(ExitStatus::BadConfig);
     };
-    file.bootstrap.admin.ok_or_else(|| unavailable(&"the file turns the admin interface off"))
+    let admin = file.bootstrap.admin.map(|admin| admin.listen);
+    admin.ok_or_else(|| unavailable(&"the file turns the admin interface off"))
 }
 
 async fn ask(
-    address: SocketAddr,
+    address: &ListenAddress,
     method: Method,
     path: &str,
 ) -> Result<(StatusCode, Value), Box<dyn std::error::Error>> {
-    let stream = TcpStream::connect(address).await?;
+    let (stream, host) = match address {
+        ListenAddress::Socket(tcp) => (Socket::Tcp(TcpStream::connect(tcp).await?), tcp.to_string()),
+        ListenAddress::Unix(path) => (Socket::Unix(UnixStream::connect(path).await?), "localhost".to_owned()),
+    };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let request = Request::builder()
         .method(method)
         .uri(path)
-        .header(header::HOST, address.to_string())
+        .header(header::HOST, host)
         .header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
         .body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;

@@ -1,6 +1,13 @@
 //! What is fixed for the life of the process: identity, threads, addresses. Validated.
 
-use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
@@ -18,15 +25,56 @@ pub struct Bootstrap {
     /// How many threads carry traffic; default min(2, usable CPUs).
     pub workers: NonZeroUsize,
     /// Where the admin interface listens; default 127.0.0.1:9901, `None` = off.
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<Side>,
     /// Where metrics and probes listen; default 0.0.0.0:9902, `None` = off.
-    pub telemetry: Option<SocketAddr>,
+    pub telemetry: Option<Side>,
     /// Logs and access records.
     pub log: Log,
     /// How the process leaves.
     pub drain: Drain,
     /// The listeners, by name; at least one.
     pub listeners: BTreeMap<Name, Listener>,
+}
+
+/// Where something listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ListenAddress {
+    /// A TCP address; port 0 is any free one.
+    Socket(SocketAddr),
+    /// The path of a unix socket, at most [`ListenAddress::MAX_PATH`] bytes.
+    Unix(Arc<Path>),
+}
+
+impl ListenAddress {
+    /// The longest path of a unix socket, in bytes: the system takes 107, and the name that a socket has while it is
+    /// made is longer by four.
+    pub const MAX_PATH: usize = 103;
+
+    /// The TCP address, where it is one.
+    pub fn socket(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Socket(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Socket(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Where one of the interfaces for operators and machines listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Side {
+    /// The address.
+    pub listen: ListenAddress,
+    /// The permissions of its unix socket. Default 0600 for admin, 0660 for telemetry.
+    pub socket_mode: u32,
 }
 
 /// Logs and access records.
@@ -98,7 +146,9 @@ pub struct Listener {
     /// Its name.
     pub name: Name,
     /// The address.
-    pub listen: SocketAddr,
+    pub listen: ListenAddress,
+    /// The permissions of its unix socket. Default 0660.
+    pub socket_mode: u32,
     /// To the application, or from it.
     pub direction: Direction,
     /// Which protocols are spoken.
@@ -121,6 +171,48 @@ pub struct Listener {
     pub http2: Http2,
     /// Peers whose X-Forwarded-*, X-Request-Id are believed. Default: loopback and private ranges.
     pub trust: Vec<IpNet>,
+    /// Whether connections begin with a header of the PROXY protocol. Default off.
+    pub proxy_protocol: ProxyProtocol,
+    /// The peers whose header of the PROXY protocol is believed. Default: loopback and private ranges.
+    pub proxy_protocol_from: Vec<IpNet>,
+    /// What passes through although no route matches; `None` = such requests get 404. Outbound listeners only.
+    pub passthrough: Option<Passthrough>,
+}
+
+/// Whether connections begin with a header of the PROXY protocol (versions 1 and 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ProxyProtocol {
+    /// They do not; one that does is not HTTP.
+    #[default]
+    Off,
+    /// Those of the peers that may send one may begin with one.
+    Optional,
+    /// All must; a connection without one, or of a peer that may not send one, is closed.
+    Required,
+}
+
+/// What becomes of requests that no route matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Unmatched {
+    /// They get 404.
+    #[default]
+    Refuse,
+    /// They go to the host that they name, unless a route names it.
+    Passthrough,
+}
+
+/// The bounds of what an outbound listener passes through.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Passthrough {
+    /// Networks that nothing is passed through to, whatever name leads there. Default: the metadata services of
+    /// clouds. Weir's own ports are refused in any case.
+    pub deny: Vec<IpNet>,
+    /// Most destinations (host and port) whose connections are kept; the least recently used goes. Default 256.
+    pub max_destinations: u32,
+    /// Most tunnels (CONNECT) at once. Default 1024.
+    pub max_tunnels: u32,
+    /// Bound on one TCP connect. Default 5 s.
+    pub connect_timeout: Duration,
 }
 
 /// What bounds one HTTP/2 connection of a client in time and space, beside `max_streams` and the bounds that hold for

@@ -21,6 +21,12 @@ impl Name {
         fits.then(|| Self(Arc::from(text)))
     }
 
+    /// A name that Weir itself gives. It begins with an underscore, so that nobody else can have it.
+    pub(crate) fn reserved(text: &'static str) -> Self {
+        debug_assert!(text.starts_with('_'), "a name that anybody could have");
+        Self(Arc::from(text))
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -3,7 +3,13 @@
 //! Every type here is `Eq + Hash`, so that "did this change?" is one comparison: equal means reuse what is
 //! running. A value of these types is correct by construction; all faults were found on the way to it.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
@@ -45,7 +51,7 @@ pub struct Upstream {
 /// One address of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
-    /// Where to connect: `host:port`.
+    /// Where to connect: `host:port` or `unix:PATH`.
     pub address: EndpointAddress,
     /// Its share of the traffic relative to its peers; 0 takes it out of rotation. Default 1, at most 65,535.
     pub weight: u32,
@@ -55,13 +61,15 @@ pub struct Endpoint {
     pub tier: u8,
 }
 
-/// An endpoint's address: an IP and port, or a host name that is looked up at every connect.
+/// An endpoint's address: an IP and port, a host name that is looked up at every connect, or a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EndpointAddress {
     /// An address.
     Socket(SocketAddr),
     /// A DNS name and port.
     Host(Arc<str>, u16),
+    /// The path of a unix socket.
+    Unix(Arc<Path>),
 }
 
 impl std::fmt::Display for EndpointAddress {
@@ -69,6 +77,7 @@ impl std::fmt::Display for EndpointAddress {
         match self {
             Self::Socket(address) => address.fmt(f),
             Self::Host(host, port) => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }

@@ -4,10 +4,13 @@ use std::fmt;
 
 use ::http::{
     HeaderMap, HeaderValue, StatusCode, Version,
-    header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE},
 };
 
 use super::hygiene::list;
+
+/// The digits of base64 (RFC 4648 §4).
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// The protocol or protocols that a client wants to change to, as the value of `Upgrade`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +31,12 @@ impl UpgradeProtocol {
     pub fn restore(&self, headers: &mut HeaderMap) {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, self.0.clone());
+    }
+
+    /// The first protocol of a list, which is the one that its client prefers: extended `CONNECT` names one.
+    pub fn preferred(&self) -> Option<&str> {
+        let first = self.0.to_str().ok()?.split(',').map(str::trim).find(|protocol| !protocol.is_empty())?;
+        by_connect(first).map(|_| first)
     }
 
     fn offers(&self, protocol: &[u8]) -> bool {
@@ -80,7 +89,6 @@ pub fn by_connect(protocol: &str) -> Option<UpgradeProtocol> {
 /// Makes headers of an extended `CONNECT` those of an `Upgrade`. WebSocket has a handshake of its own in HTTP/1 alone
 /// (RFC 8441 §5), so its key has to be made: 16 random bytes in base64 (RFC 6455 §4.1).
 pub fn from_connect(protocol: &UpgradeProtocol, headers: &mut HeaderMap, rng: &mut fastrand::Rng) {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     if !protocol.is_websocket() {
         return;
     }
@@ -90,6 +98,39 @@ pub fn from_connect(protocol: &UpgradeProtocol, headers: &mut HeaderMap, rng: &m
     key.extend([draw(16), b'=', b'=']);
     if let Ok(key) = HeaderValue::from_bytes(&key) {
         headers.insert(SEC_WEBSOCKET_KEY, key);
+    }
+}
+
+/// What the answer to a WebSocket handshake of HTTP/1.1 has to show (RFC 6455 §4.2.2): that whoever answers has read
+/// `key`.
+pub fn websocket_accept(key: &HeaderValue) -> HeaderValue {
+    const SALT: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    let salted = [key.as_bytes().trim_ascii(), SALT].concat();
+    let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, &salted);
+    let mut text = Vec::with_capacity(28);
+    for group in digest.as_ref().chunks(3) {
+        let at = |i: usize| u32::from(group.get(i).copied().unwrap_or(0));
+        let bits = at(0) << 16 | at(1) << 8 | at(2);
+        for (place, shift) in [18, 12, 6, 0].into_iter().enumerate() {
+            let index = usize::try_from(bits >> shift & 63).unwrap_or(0);
+            let digit = ALPHABET.get(index).copied().unwrap_or(b'A');
+            text.push(if place <= group.len() { digit } else { b'=' });
+        }
+    }
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// Makes headers of an `Upgrade`, without what was hop-by-hop, those of an extended `CONNECT` (RFC 8441 §5).
+pub fn into_connect(headers: &mut HeaderMap) {
+    headers.remove(SEC_WEBSOCKET_KEY);
+}
+
+/// Makes headers of the answer that accepted an extended `CONNECT` those of `101 Switching Protocols`; `key` is what the
+/// client of a WebSocket sent.
+pub fn into_switch(headers: &mut HeaderMap, key: Option<&HeaderValue>) {
+    headers.remove(CONTENT_LENGTH);
+    if let Some(key) = key {
+        headers.insert(SEC_WEBSOCKET_ACCEPT, websocket_accept(key));
     }
 }
 
@@ -103,6 +144,19 @@ pub fn to_connect(headers: &mut HeaderMap) {
 fn is_http(protocol: &[u8]) -> bool {
     let name = protocol.split(|&b| b == b'/').next().unwrap_or_default();
     [&b"h2c"[..], b"h2", b"http", b"tls"].iter().any(|known| name.eq_ignore_ascii_case(known))
+}
+
+/// What an upstream that was asked by extended `CONNECT` switches to with its answer; `None` when it does not. There is
+/// no 101 in HTTP/2 (RFC 9113 §8.6).
+pub fn accepted_connect(
+    asked: Option<&UpgradeProtocol>,
+    status: StatusCode,
+) -> Result<Option<UpgradeProtocol>, UnexpectedSwitch> {
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(UnexpectedSwitch);
+    }
+    let chosen = asked.filter(|_| status.is_success()).and_then(UpgradeProtocol::preferred);
+    Ok(chosen.and_then(by_connect))
 }
 
 /// What an upstream switches to with its answer; `None` when it does not.
@@ -183,6 +237,26 @@ mod tests {
         let mut headers = HeaderMap::new();
         from_connect(&by_connect("connect-udp").unwrap(), &mut headers, &mut rng);
         assert!(headers.is_empty(), "the key is WebSocket's");
+    }
+
+    #[test]
+    fn an_upgrade_becomes_an_extended_connect_and_its_answer_a_switch() {
+        // RFC 6455 §1.3.
+        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(websocket_accept(&key), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        let mut headers = fields(&[("sec-websocket-key", "x"), ("sec-websocket-protocol", "p")]);
+        into_connect(&mut headers);
+        assert_eq!(headers, fields(&[("sec-websocket-protocol", "p")]));
+        let mut headers = fields(&[("content-length", "0"), ("sec-websocket-protocol", "p")]);
+        into_switch(&mut headers, Some(&key));
+        assert_eq!(headers.len(), 2);
+        let asked = UpgradeProtocol(HeaderValue::from_static("websocket, other"));
+        assert_eq!(asked.preferred(), Some("websocket"));
+        let accepted = |status| accepted_connect(Some(&asked), StatusCode::from_u16(status).unwrap());
+        assert!(accepted(200).unwrap().unwrap().is_websocket());
+        assert_eq!(accepted(403), Ok(None));
+        assert_eq!(accepted(101), Err(UnexpectedSwitch));
+        assert_eq!(accepted_connect(None, StatusCode::OK), Ok(None));
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! `Via` and the loops that it shows: RFC 9110 §7.6.3.
 
-use std::net::SocketAddr;
-
 use ::http::{HeaderMap, HeaderValue, Version, header::VIA};
 use memchr::memmem::Finder;
 use xxhash_rust::xxh3::xxh3_64;
@@ -27,7 +25,7 @@ pub struct Via {
 
 impl Via {
     /// Computes the pseudonym and all values once.
-    pub fn new(instance: &Name, listener: &Name, address: SocketAddr) -> Self {
+    pub fn new(instance: &Name, listener: &Name, address: &dyn std::fmt::Display) -> Self {
         // Names hold no slash, so no two pairs read the same.
         let pseudonym =
             format!("weir-{:016x}", xxh3_64(format!("{instance}/{listener}/{address}").as_bytes()));
@@ -81,7 +79,7 @@ mod tests {
     use super::*;
 
     fn via(instance: &str, listener: &str) -> Via {
-        Via::new(&Name::new(instance).unwrap(), &Name::new(listener).unwrap(), ([127, 0, 0, 1], 80).into())
+        Via::new(&Name::new(instance).unwrap(), &Name::new(listener).unwrap(), &"127.0.0.1:80")
     }
 
     #[test]

@@ -2,11 +2,10 @@
 
 use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
-use tokio::net::{TcpListener, TcpStream};
-
 use super::{Listener, Place, connection::Connection};
 use crate::{
     drain::Phase,
+    net::{Acceptor, Socket},
     telemetry::ConnectionRefusal,
     worker::{Arrival, Worker},
 };
@@ -20,7 +19,7 @@ const LONGEST_PAUSE: u64 = 1_000;
 ///
 /// Every worker runs this loop on a copy of the same socket. A connection goes to the worker that has the
 /// fewest, which with one worker costs nothing.
-pub(crate) async fn accept(worker: Rc<Worker>, listener: Arc<Listener>, socket: TcpListener) {
+pub(crate) async fn accept(worker: Rc<Worker>, listener: Arc<Listener>, socket: Acceptor) {
     let mut pause = FIRST_PAUSE;
     loop {
         let accepted = tokio::select! {
@@ -57,14 +56,14 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-fn take(worker: &Rc<Worker>, listener: &Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
+fn take(worker: &Rc<Worker>, listener: &Arc<Listener>, stream: Socket, peer: SocketAddr) {
     let Some(place) = listener.admit() else { return };
     let target = worker.least_loaded();
     if target == worker.index {
         serve(worker.clone(), listener.clone(), stream, peer, place);
         return;
     }
-    match stream.into_std() {
+    match stream.loosen() {
         Ok(stream) => worker.hand_over(target, Arrival { listener: listener.clone(), stream, peer, place }),
         Err(error) => tracing::warn!(%error, "a connection could not be handed to another worker"),
     }
@@ -74,7 +73,7 @@ fn take(worker: &Rc<Worker>, listener: &Arc<Listener>, stream: TcpStream, peer: 
 pub(crate) fn serve(
     worker: Rc<Worker>,
     listener: Arc<Listener>,
-    stream: TcpStream,
+    stream: Socket,
     peer: SocketAddr,
     place: Place,
 ) {
@@ -82,7 +81,7 @@ pub(crate) fn serve(
         listener.metrics.refused.of(ConnectionRefusal::Draining).increment(1);
         return;
     }
-    if let Err(error) = stream.set_nodelay(true) {
+    if let Err(error) = stream.set_nodelay() {
         tracing::debug!(%error, "TCP_NODELAY");
     }
     let connection = Connection::new(worker, listener, peer, place);

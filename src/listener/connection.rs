@@ -16,7 +16,6 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time::timeout,
 };
 
@@ -33,6 +32,7 @@ use super::{
 use crate::{
     error::Reason,
     http::{body::Flow, forwarded::Peer, uri::Host},
+    net::Socket,
     proxy,
     telemetry::{ConnectionEnd, ConnectionRefusal, labels::Label as _},
     worker::{Seat, Worker},
@@ -60,7 +60,7 @@ pub(crate) struct Connection {
     pub(crate) worker: Rc<Worker>,
     pub(crate) listener: Arc<Listener>,
     /// The address of the other end.
-    pub(crate) remote: SocketAddr,
+    remote: Cell<SocketAddr>,
     peer: OnceCell<Peer>,
     /// Whom the last request was for.
     host: RefCell<Option<Rc<Host>>>,
@@ -73,7 +73,7 @@ pub(crate) struct Connection {
     pub(super) phase_since: Cell<(u32, Instant)>,
     pub(super) multiplexed: Cell<bool>,
     /// At least one request has come.
-    served: Cell<bool>,
+    pub(super) served: Cell<bool>,
     /// HTTP/1: the newest request had a body.
     had_body: Cell<bool>,
     /// HTTP/1: the head of the answer has been handed to hyper.
@@ -113,7 +113,7 @@ impl Connection {
         let connection = Rc::new(Self {
             worker,
             listener,
-            remote,
+            remote: Cell::new(remote),
             peer: OnceCell::new(),
             host: RefCell::new(None),
             state: Arc::new(ConnState::new()),
@@ -144,8 +144,8 @@ impl Connection {
     }
 
     /// Serves the connection until it ends.
-    pub(super) async fn serve(self: Rc<Self>, tcp: TcpStream) {
-        let opening = timeout(self.listener.config.header_timeout, self.open(tcp));
+    pub(super) async fn serve(self: Rc<Self>, socket: Socket) {
+        let opening = timeout(self.listener.config.header_timeout, self.open(socket));
         let opened = tokio::select! {
             opened = opening => opened.unwrap_or(Err(Refused::because(ConnectionRefusal::Timeout))),
             () = self.told_to_go() => Err(Refused::because(ConnectionRefusal::Draining)),
@@ -196,7 +196,7 @@ impl Connection {
         let Some(parts) = served.into_parts() else { return };
         let io = parts.io.into_inner();
         if let Some(fault) = io.refused() {
-            tracing::debug!(listener = %self.listener.config.name, peer = %self.remote, %fault, "ambiguous request");
+            tracing::debug!(listener = %self.listener.config.name, peer = %self.remote(), %fault, "ambiguous request");
         }
         match ended {
             Some(Signal::HeadTooSlow) => {
@@ -242,14 +242,14 @@ impl Connection {
     pub(super) fn ended_for(&self, why: ConnectionEnd) {
         self.listener.metrics.ended.of(why).increment(1);
         tracing::info!(
-            listener = %self.listener.config.name, peer = %self.remote, reason = why.text(),
+            listener = %self.listener.config.name, peer = %self.remote(), reason = why.text(),
             "a client's connection was ended"
         );
     }
 
     pub(super) fn note_end(&self, result: Result<(), hyper::Error>) {
         if let Err(error) = result {
-            tracing::debug!(listener = %self.listener.config.name, peer = %self.remote, %error, "connection ended");
+            tracing::debug!(listener = %self.listener.config.name, peer = %self.remote(), %error, "connection ended");
             if !self.multiplexed.get() {
                 return;
             }
@@ -272,11 +272,22 @@ impl Connection {
         self.state.wake();
     }
 
+    /// The address of the client at the other end, or behind the load balancer there; port 0 for one that came by a unix
+    /// socket.
+    pub(crate) fn remote(&self) -> SocketAddr {
+        self.remote.get()
+    }
+
+    /// The load balancer in front has said who its client is.
+    pub(super) fn speaks_for(&self, client: SocketAddr) {
+        self.remote.set(client);
+    }
+
     /// Who is at the other end, and whether it is believed.
     pub(crate) fn peer(&self) -> &Peer {
         self.peer.get_or_init(|| {
             let scheme = if self.secure.get() { Scheme::HTTPS } else { Scheme::HTTP };
-            Peer::new(self.remote.ip(), &scheme, &self.listener.trust)
+            Peer::new(self.remote().ip(), &scheme, &self.listener.trust)
         })
     }
 

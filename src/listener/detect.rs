@@ -17,14 +17,15 @@ pub(crate) enum Detected {
 
 /// Reads until it is certain which protocol the client speaks, and returns what was read.
 ///
-/// `None` when the client closed before it had said anything. The caller sets the deadline: a client that sends
+/// `early` was read before. `None` when the client closed before it had said anything. The caller sets the deadline: a client that sends
 /// half a preface and stops would wait here for ever.
-pub(crate) async fn detect<S>(stream: &mut S) -> io::Result<Option<(Detected, Bytes)>>
+pub(crate) async fn detect<S>(stream: &mut S, early: &[u8]) -> io::Result<Option<(Detected, Bytes)>>
 where
     S: AsyncRead + Unpin,
 {
     // Room for the head of a usual request, so that detection costs HTTP/1 no read of its own.
     let mut seen = BytesMut::with_capacity(2048);
+    seen.extend_from_slice(early);
     loop {
         if stream.read_buf(&mut seen).await? == 0 {
             let ended = (!seen.is_empty()).then(|| (Detected::Http1, seen.freeze()));
@@ -54,7 +55,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         });
-        detect(&mut server).await.unwrap()
+        detect(&mut server, b"").await.unwrap()
     }
 
     #[tokio::test]

@@ -83,7 +83,7 @@ impl ServerIo {
     fn look(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if self.state.half_closed() {
             // Reading says nothing new any more; a reset does.
-            return self.stream.tcp().take_error()?.map_or(Ok(()), Err);
+            return self.stream.take_error()?.map_or(Ok(()), Err);
         }
         if !self.replay.is_empty() {
             return Ok(());

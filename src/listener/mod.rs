@@ -8,17 +8,15 @@ mod frames;
 mod http2;
 mod io;
 mod open;
+mod proxy_header;
 mod refusal;
 mod state;
 mod streams;
 pub mod tls;
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 pub(crate) use accept::{accept, serve};
@@ -28,9 +26,10 @@ pub(crate) use state::ConnState;
 pub use tls::{Fingerprint, ReloadingTls};
 
 use crate::{
-    config::bootstrap::Listener as Config,
+    config::bootstrap::{ListenAddress, Listener as Config},
     drain::PhaseCell,
     http::{forwarded::Trust, via::Via},
+    proxy::Passthrough,
     telemetry::{ConnectionRefusal, Held, ListenerMetrics},
 };
 
@@ -42,7 +41,7 @@ pub struct Listener {
     /// As configured.
     pub config: Config,
     /// The address that was bound (the configured port may be 0).
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     /// TLS, when configured.
     pub tls: Option<Arc<ReloadingTls>>,
     /// How far it is on its way out.
@@ -56,6 +55,10 @@ pub struct Listener {
     pub(crate) refusals: Refusals,
     /// Whose forwarding headers are believed.
     pub trust: Arc<Trust>,
+    /// Whose header of the PROXY protocol is believed.
+    proxy_protocol_from: Trust,
+    /// What passes through here although no route matches.
+    pub(crate) passthrough: OnceLock<Arc<Passthrough>>,
     open: AtomicUsize,
 }
 
@@ -63,13 +66,14 @@ impl Listener {
     pub(crate) fn new(
         index: usize,
         config: Config,
-        address: SocketAddr,
+        address: ListenAddress,
         tls: Option<Arc<ReloadingTls>>,
         metrics: Arc<ListenerMetrics>,
         via: Via,
     ) -> Self {
         let refusals = Refusals::new(metrics.clone(), via.clone());
         let trust = Arc::new(Trust::new(&config.trust));
+        let proxy_protocol_from = Trust::new(&config.proxy_protocol_from);
         Self {
             index,
             config,
@@ -81,6 +85,8 @@ impl Listener {
             served: AtomicBool::new(false),
             refusals,
             trust,
+            proxy_protocol_from,
+            passthrough: OnceLock::new(),
             open: AtomicUsize::new(0),
         }
     }

@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
-use super::{attempt::Answer, exchange::Exchange, tunnel};
+use super::{attempt::Answer, exchange::Exchange, passthrough::Established};
 use crate::{
     error::{ProxyError, Reason},
     http::{
@@ -51,7 +51,7 @@ pub(super) fn forward(mut exchange: Box<Exchange>, answer: Answer) -> Response<R
             tunnel.protocol.restore(&mut head.headers);
         }
         exchange.head_goes_out();
-        tunnel::carry(tunnel, exchange, lease);
+        tunnel.carry(exchange, lease);
         return finished(head, ResponseBody::empty());
     }
     exchange.head_goes_out();
@@ -61,6 +61,17 @@ pub(super) fn forward(mut exchange: Box<Exchange>, answer: Answer) -> Response<R
     let last = exchange.connection_is_leaving() || unasked.is_some();
     let response = finished(head, ResponseBody::streaming(body, exchange, lease, unasked));
     end_after(response, last, &connection)
+}
+
+/// The answer to a `CONNECT` whose tunnel is there.
+pub(super) fn established(mut exchange: Box<Exchange>, tunnel: Established) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::empty());
+    let headers = response.headers_mut();
+    headers.insert(forwarded::X_REQUEST_ID, exchange.request_id().clone());
+    exchange.connection().listener.via.append(Version::HTTP_11, headers);
+    exchange.head_goes_out();
+    tunnel.carry(exchange);
+    response
 }
 
 /// An answer that Weir makes.

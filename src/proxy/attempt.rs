@@ -67,6 +67,9 @@ pub(super) async fn send(
         exchange.attempt_has_connection(lease.reused());
         let may_replay = lease.reused() && exchange.attempts() <= REPLAYS;
         let mut gate = Gate::new(exchange, &outgoing);
+        if outgoing.upgrade.is_some() && !lease.takes_upgrades() {
+            return Err(no_upgrades(exchange, upstream, lease));
+        }
         let to = To { http2: lease.is_http2(), secure: lane.secure() };
         let keep = may_replay && outgoing.repeatable(exchange);
         let asked = gate.as_mut().and_then(|gate| gate.asked.take());
@@ -90,6 +93,14 @@ pub(super) async fn send(
             }
         }
     }
+}
+
+/// The endpoint speaks HTTP/2 alone and does not take extended `CONNECT`. Nothing is wrong with the connection.
+fn no_upgrades(exchange: &mut Exchange, upstream: &Upstream, lease: Lease) -> ProxyError {
+    lease.finish(std::time::Instant::now());
+    exchange.attempt_ends(Outcome::ProtocolError);
+    let what = "the endpoint's settings do not allow extended CONNECT (RFC 8441)";
+    ProxyError::new(Reason::UpstreamProtocol).by(upstream.name()).because(what)
 }
 
 /// The fields of a request that may be sent again: not a byte of it went out, or it does no harm to have it twice and
@@ -220,7 +231,12 @@ fn answer(
         return Err(broken(exchange, &error));
     }
     let asked = outgoing.upgrade.as_ref().map(|(protocol, _)| protocol);
-    let accepted = match upgrade::accepted(asked, response.status(), response.headers()) {
+    let by_connect = asked.is_some() && lease.is_http2();
+    let accepted = match by_connect {
+        true => upgrade::accepted_connect(asked, response.status()),
+        false => upgrade::accepted(asked, response.status(), response.headers()),
+    };
+    let accepted = match accepted {
         Ok(accepted) => accepted,
         Err(error) => return Err(broken(exchange, &error)),
     };
@@ -230,6 +246,11 @@ fn answer(
         let what = "the endpoint does not switch protocols";
         return Err(ProxyError::new(Reason::UpstreamProtocol).by(upstream.name()).because(what));
     }
+    if by_connect && accepted.is_some() {
+        upgrade::into_switch(response.headers_mut(), outgoing.websocket_key.as_ref());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        exchange.answers(StatusCode::SWITCHING_PROTOCOLS);
+    }
     let tunnel = accepted.and_then(|protocol| {
         let (_, client) = outgoing.upgrade?;
         Some(Tunnel { protocol, client, endpoint: hyper::upgrade::on(&mut response) })
@@ -237,25 +258,34 @@ fn answer(
     Ok(Answer { response, has, lease, tunnel, unasked: None })
 }
 
-/// Holds the head of an answer to the upstream's bounds. h2 does part of it by itself.
+/// Holds the head of an answer to the upstream's bounds.
 fn check_head(response: &Response<Incoming>, config: &policy::Upstream) -> Result<(), &'static str> {
     let headers = response.headers();
-    if headers.len() > config.max_headers || framing::size_of(headers) > config.max_header_bytes {
+    // Of HTTP/1, hyper bounds the bytes while it reads them.
+    let multiplexed = response.version() == Version::HTTP_2;
+    let too_long = || multiplexed && framing::size_of(headers) > config.max_header_bytes;
+    if headers.len() > config.max_headers || too_long() {
         return Err("the head is larger than max_headers or max_header_bytes");
     }
-    if response.version() == Version::HTTP_2 && http2::check_fields(headers).is_err() {
+    if multiplexed && http2::check_fields(headers).is_err() {
         return Err("a field's value begins or ends with white space");
     }
     Ok(())
 }
 
-fn not_connected(exchange: &mut Exchange, upstream: &Upstream, error: &CheckoutError) -> ProxyError {
+pub(super) fn not_connected(
+    exchange: &mut Exchange,
+    upstream: &Upstream,
+    error: &CheckoutError,
+) -> ProxyError {
     let (outcome, reason) = match error {
         CheckoutError::Full => (Outcome::PoolFull, Reason::PoolFull),
         CheckoutError::Connect(error) => match error {
             ConnectError::Dns(_) => (Outcome::ConnectError, Reason::DnsError),
             ConnectError::DnsTimeout => (Outcome::ConnectError, Reason::DnsTimeout),
             ConnectError::Refused(_) => (Outcome::ConnectError, Reason::ConnectRefused),
+            // Nobody's failure.
+            ConnectError::Forbidden(_) => (Outcome::Cancelled, Reason::Forbidden),
             ConnectError::Timeout => (Outcome::ConnectError, Reason::ConnectTimeout),
             ConnectError::Tls(_) => (Outcome::TlsError, Reason::UpstreamTls),
             ConnectError::Handshake(_) => (Outcome::ConnectError, Reason::UpstreamReset),

@@ -29,6 +29,7 @@ use crate::{
         uri::Host,
     },
     listener::Connection,
+    proxy::Passthrough,
     snapshot::{LocalUpstream, Route, Upstream, View},
     telemetry::{Ended, Outcome, RetryOutcome, RouteMetrics},
     upstream::Endpoint,
@@ -61,6 +62,8 @@ pub(crate) struct Exchange {
     pub(super) trace_id: Option<TraceId>,
     pub(super) host: Option<Rc<Host>>,
     pub(super) route: Option<usize>,
+    /// It passes through: no route matched it.
+    pub(super) passes: Option<Arc<Passthrough>>,
     pub(super) upstream: Option<LocalUpstream>,
     pub(super) limits: TimeLimits,
     pub(super) attempts: SmallVec<[Attempt; 1]>,
@@ -115,6 +118,7 @@ impl Exchange {
             trace_id: None,
             host: None,
             route: None,
+            passes: None,
             upstream: None,
             limits: TimeLimits::default(),
             attempts: SmallVec::new(),
@@ -196,10 +200,21 @@ impl Exchange {
 
     /// The route that it matched.
     pub(super) fn route(&self) -> Option<&Route> {
+        if let Some(passes) = &self.passes {
+            return Some(passes.route());
+        }
         self.view.snapshot().routes.get(self.route?)
     }
 
+    /// It passes through although no route matched it.
+    pub(super) fn passes(&mut self, by: &Arc<Passthrough>) {
+        self.passes = Some(by.clone());
+    }
+
     fn route_metrics(&self) -> Option<&Arc<RouteMetrics>> {
+        if let Some(passes) = &self.passes {
+            return Some(passes.route_metrics());
+        }
         self.route()?.metrics.get(self.connection.listener.index)?.as_ref()
     }
 

@@ -10,6 +10,7 @@ mod attempt;
 mod exchange;
 mod limits;
 mod outgoing;
+mod passthrough;
 mod receive;
 mod record;
 mod tunnel;
@@ -20,10 +21,12 @@ use std::{
     task::Poll,
 };
 
+use ::http::Method;
 use hyper::Response;
 
 pub(crate) use answer::ResponseBody;
 pub(crate) use exchange::Exchange;
+pub(crate) use passthrough::Passthrough;
 
 use crate::{
     error::{ProxyError, Reason},
@@ -39,6 +42,7 @@ pub(crate) async fn handle(mut exchange: Box<Exchange>) -> Response<ResponseBody
     };
     match result {
         Ok(Ok(answer)) => answer::forward(exchange, answer),
+        Ok(Err(Instead::Tunnel(tunnel))) => answer::established(exchange, *tunnel),
         Ok(Err(Instead::AnswerHere)) => answer::here(exchange),
         Ok(Err(Instead::Fail(error))) => answer::made(exchange, &error),
         Err(panic) => {
@@ -52,6 +56,8 @@ pub(crate) async fn handle(mut exchange: Box<Exchange>) -> Response<ResponseBody
 enum Instead {
     /// It failed.
     Fail(ProxyError),
+    /// It asked for a tunnel, and the tunnel is there.
+    Tunnel(Box<passthrough::Established>),
     /// It goes no further than here, as its client wished (`Max-Forwards`).
     AnswerHere,
 }
@@ -66,10 +72,16 @@ async fn dispatch(exchange: &mut Exchange) -> Result<attempt::Answer, Instead> {
     #[cfg(test)]
     assert!(!exchange.parts.headers.contains_key("x-test-panic"), "a test wants a panic");
     let wish = receive::receive(exchange)?;
+    if exchange.parts.method == Method::CONNECT {
+        return Err(Instead::Tunnel(passthrough::connect(exchange).await?));
+    }
     if framing::count_forwards(&exchange.parts.method, &mut exchange.parts.headers) == Forwards::AnswerHere {
         return Err(Instead::AnswerHere);
     }
-    let upstream = receive::resolve(exchange)?;
+    let upstream = match receive::resolve(exchange) {
+        Err(unmatched) => passthrough::resolve(exchange, unmatched)?,
+        Ok(found) => found,
+    };
     let outgoing = outgoing::prepare(exchange, wish)?;
     let (limits, flow) = (exchange.limits, exchange.flow().clone());
     let deadlines = exchange.connection().worker.deadlines.clone();

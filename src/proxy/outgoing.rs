@@ -9,12 +9,12 @@ use ::http::{
 use hyper::{Request, body::Body as _};
 use tokio::sync::oneshot;
 
-use super::{exchange::Exchange, limits::TimeLimits, receive::Wish};
+use super::{Passthrough, exchange::Exchange, limits::TimeLimits, receive::Wish};
 use crate::{
     error::{ProxyError, Reason},
     http::{
         body::{RequestBody, Source},
-        census, deadline, hygiene, uri,
+        census, deadline, hygiene, upgrade, uri,
     },
     route::rewrite,
     upstream::Want,
@@ -32,6 +32,8 @@ pub(super) struct Outgoing {
     says_host: bool,
     body: Option<Rc<Source>>,
     pub(super) upgrade: Option<Wish>,
+    /// What a client sent for the handshake of a WebSocket, which extended `CONNECT` does without.
+    pub(super) websocket_key: Option<HeaderValue>,
     /// The client waits to be asked for the body.
     expects: bool,
     /// Nothing in the fields looks different in another version of HTTP.
@@ -41,7 +43,9 @@ pub(super) struct Outgoing {
 /// Prepares the outgoing request: hop-by-hop fields go, Weir's own come, and the route's edits are made last.
 pub(super) fn prepare(exchange: &mut Exchange, upgrade: Option<Wish>) -> Result<Outgoing, ProxyError> {
     let view = exchange.view().clone();
-    let Some(route) = exchange.route.and_then(|route| view.snapshot().routes.get(route)) else {
+    let passes = exchange.passes.clone();
+    let matched = exchange.route.and_then(|route| view.snapshot().routes.get(route));
+    let Some(route) = passes.as_deref().map(Passthrough::route).or(matched) else {
         return Err(ProxyError::new(Reason::Internal).because("no route"));
     };
     let (config, had) = (&route.config, exchange.had);
@@ -82,7 +86,9 @@ pub(super) fn prepare(exchange: &mut Exchange, upgrade: Option<Wish>) -> Result<
         let keep = is_idempotent(&parts.method);
         Source::new(body, exchange.flow.clone(), config.max_body, keep)
     });
+    let websocket_key = upgrade.as_ref().and_then(|_| headers.get(header::SEC_WEBSOCKET_KEY).cloned());
     Ok(Outgoing {
+        websocket_key,
         target: target.unwrap_or(PathAndQuery::from_static("/")),
         host,
         says_host: had.any(census::HOST)
@@ -155,6 +161,9 @@ impl Outgoing {
                 hygiene::remove_hop_by_hop(&mut headers);
             }
             headers.remove(header::HOST);
+            if self.upgrade.is_some() {
+                upgrade::into_connect(&mut headers);
+            }
             let scheme = if to.secure { Scheme::HTTPS } else { Scheme::HTTP };
             let uri = uri::http2_form(scheme, &self.host, self.target.clone());
             (uri.ok_or_else(|| ProxyError::new(Reason::Malformed).because("no authority"))?, Version::HTTP_2)
@@ -173,6 +182,11 @@ impl Outgoing {
         let body = self.body.as_ref().map_or(RequestBody::Empty, |source| source.body(gate));
         let mut request = Request::new(body);
         *request.method_mut() = own.method.clone();
+        if let Some((protocol, _)) = self.upgrade.as_ref().filter(|_| to.http2) {
+            let protocol = protocol.preferred().ok_or_else(|| ProxyError::new(Reason::Malformed))?;
+            *request.method_mut() = Method::CONNECT;
+            request.extensions_mut().insert(hyper::ext::Protocol::from(protocol));
+        }
         *request.uri_mut() = uri;
         *request.version_mut() = version;
         *request.headers_mut() = headers;

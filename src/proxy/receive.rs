@@ -24,7 +24,8 @@ const OWN_FIELDS: usize = 7;
 /// What a request wants to switch to, and how to get at its connection then.
 pub(super) type Wish = (UpgradeProtocol, OnUpgrade);
 
-/// Checks what the parser of HTTP leaves to be checked, and finds out who asks for what.
+/// Checks what the parser of HTTP leaves to be checked, and finds out who asks for what. A request whose method is
+/// still `CONNECT` after this asks for a tunnel, on a listener that gives them.
 pub(super) fn receive(exchange: &mut Exchange) -> Result<Option<Wish>, ProxyError> {
     let wish = wish(exchange);
     let connection = exchange.connection().clone();
@@ -58,6 +59,10 @@ pub(super) fn receive(exchange: &mut Exchange) -> Result<Option<Wish>, ProxyErro
     }
     if exchange.parts.method == Method::CONNECT {
         // A route names paths, and this has none: nothing can match it.
+        let tunnel = exchange.parts.uri.scheme().is_none();
+        if tunnel && connection.listener.passthrough.get().is_some() {
+            return Ok(None);
+        }
         return Err(ProxyError::new(Reason::NoRoute).because("CONNECT"));
     }
     normalise(exchange)?;

@@ -46,7 +46,7 @@ impl Exchange {
             trace_id: self.trace_id.as_ref().map(TraceId::as_str),
             listener: self.connection.listener.config.name.as_str(),
             client: self.client,
-            peer: self.connection.remote,
+            peer: self.connection.remote(),
             method: &self.method,
             scheme: if self.connection.secure.get() { "https" } else { "http" },
             host: self.host.as_ref().and_then(|host| host.text.to_str().ok()).unwrap_or("-"),

@@ -1,4 +1,4 @@
-//! After `101 Switching Protocols`, or an extended `CONNECT` that was accepted: bytes both ways, until one side ends or nothing moves.
+//! After `101 Switching Protocols`, or a `CONNECT` that was accepted: bytes both ways, until one side ends or nothing moves.
 
 use std::{
     cell::Cell,
@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 
@@ -28,8 +28,24 @@ pub(super) struct Tunnel {
     pub(super) endpoint: OnUpgrade,
 }
 
-/// Carries bytes both ways. Each side's end of sending is passed on, so that half-closed tunnels work.
-pub(super) fn carry(tunnel: Tunnel, mut exchange: Box<Exchange>, lease: Lease) {
+impl Tunnel {
+    /// Carries bytes both ways once both sides have switched.
+    pub(super) fn carry(self, exchange: Box<Exchange>, lease: Lease) {
+        let endpoint = async { self.endpoint.await.map(TokioIo::new).map_err(io::Error::other) };
+        carry(self.client, endpoint, exchange, lease);
+    }
+}
+
+/// Carries bytes both ways. Each side's end of sending is passed on, so that half-closed tunnels work. `held` is let go
+/// when the tunnel ends.
+pub(super) fn carry<E>(
+    client: OnUpgrade,
+    endpoint: impl Future<Output = io::Result<E>> + 'static,
+    mut exchange: Box<Exchange>,
+    held: impl Sized + 'static,
+) where
+    E: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     // Over HTTP/2 one stream is a tunnel, not the connection.
     let whole = !exchange.connection().is_multiplexed();
     if whole {
@@ -40,8 +56,8 @@ pub(super) fn carry(tunnel: Tunnel, mut exchange: Box<Exchange>, lease: Lease) {
         let (flow, limits) = (exchange.flow().clone(), exchange.limits);
         let client_gone = Rc::new(Cell::new(false));
         let joined = async {
-            let (client, endpoint) =
-                tokio::try_join!(tunnel.client, tunnel.endpoint).map_err(io::Error::other)?;
+            let client = async { client.await.map(TokioIo::new).map_err(io::Error::other) };
+            let (client, endpoint) = tokio::try_join!(client, endpoint)?;
             let mut client = Metered::new(client, flow.clone(), Flow::uploaded, client_gone.clone());
             let mut endpoint =
                 Metered::new(endpoint, flow.clone(), |flow, bytes| flow.answered(bytes, true), Rc::default());
@@ -57,22 +73,22 @@ pub(super) fn carry(tunnel: Tunnel, mut exchange: Box<Exchange>, lease: Lease) {
             () = connection.closed(), if whole => Ended::Timeout,
         };
         exchange.ends(ended);
-        drop(lease);
+        drop(held);
     });
 }
 
 /// One side of a tunnel, whose bytes are counted as they are read.
-struct Metered {
-    io: TokioIo<Upgraded>,
+struct Metered<S> {
+    io: S,
     flow: Rc<Flow>,
     count: fn(&Flow, usize),
     /// Set when this side breaks.
     gone: Rc<Cell<bool>>,
 }
 
-impl Metered {
-    fn new(io: Upgraded, flow: Rc<Flow>, count: fn(&Flow, usize), gone: Rc<Cell<bool>>) -> Self {
-        Self { io: TokioIo::new(io), flow, count, gone }
+impl<S> Metered<S> {
+    fn new(io: S, flow: Rc<Flow>, count: fn(&Flow, usize), gone: Rc<Cell<bool>>) -> Self {
+        Self { io, flow, count, gone }
     }
 
     fn noting<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -83,7 +99,7 @@ impl Metered {
     }
 }
 
-impl AsyncRead for Metered {
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
@@ -94,7 +110,7 @@ impl AsyncRead for Metered {
     }
 }
 
-impl AsyncWrite for Metered {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.io).poll_write(cx, buf);

@@ -91,6 +91,12 @@ impl RouteTable {
             .or_else(|| self.any.resolve(request))
     }
 
+    /// Whether some route names `host`, exactly or by a wildcard.
+    pub fn names(&self, host: &str) -> bool {
+        let by_wildcard = |dot| host.get(dot..).is_some_and(|suffix| self.wildcards.contains_key(suffix));
+        self.exact.contains_key(host) || memchr::memchr_iter(b'.', host.as_bytes()).any(by_wildcard)
+    }
+
     fn by_exact_host(&self, request: &RequestView<'_>) -> Option<RouteIndex> {
         if self.exact.is_empty() {
             return None;

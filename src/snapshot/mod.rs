@@ -15,7 +15,10 @@ pub use registry::Registry;
 
 use crate::{
     balance::Balancer,
-    config::{self, Name, policy::Pool},
+    config::{
+        self, Name,
+        policy::{EndpointAddress, Pool},
+    },
     route::{Key, Rewriter, RouteTable, split::Split},
     telemetry::{PoolState, RouteMetrics, Share, UpstreamMetrics, labels::PerLabel},
     upstream::{Connector, Endpoint, Lane, Pools, Want},
@@ -96,6 +99,28 @@ pub struct Upstream {
 }
 
 impl Upstream {
+    /// An upstream of one endpoint that no policy names: a host that a request named. `config` says what holds for all
+    /// of its kind.
+    pub(crate) fn unnamed(
+        config: &Arc<config::policy::Upstream>,
+        connector: &Arc<Connector>,
+        metrics: &Arc<UpstreamMetrics>,
+        address: EndpointAddress,
+    ) -> Self {
+        let endpoint = config::policy::Endpoint { address: address.clone(), weight: 1, zone: None, tier: 0 };
+        // No place in the tables of the workers: there is none for what comes and goes.
+        let candidate =
+            Candidate { endpoint: Arc::new(Endpoint::new(address)), config: endpoint, slot: usize::MAX };
+        Self {
+            config: config.clone(),
+            connector: connector.clone(),
+            candidates: vec![candidate],
+            balancer: Balancer::new(config.balancer, &[1]),
+            metrics: metrics.clone(),
+            pool: metrics.pool.map(|gauge| Share::new(gauge.clone())),
+        }
+    }
+
     /// Its name.
     pub fn name(&self) -> &Name {
         &self.config.name

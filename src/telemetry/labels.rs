@@ -101,6 +101,8 @@ label! {
         Timeout = "timeout",
         /// Not a protocol that this listener speaks.
         Protocol = "protocol",
+        /// The header of the PROXY protocol is missing, malformed, or of one who may not send it.
+        ProxyProtocol = "proxy_protocol",
         /// This instance is leaving.
         Draining = "draining",
     }

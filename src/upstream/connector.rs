@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -9,12 +10,16 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
 use tokio_rustls::TlsConnector;
 
+use super::Guard;
 use crate::{
     config::policy::{ClientTls, EndpointAddress},
-    net::Stream,
+    net::{Socket, Stream},
     tls::{TlsError, certificates, private_key, provider, read, roots, system_roots},
 };
 
@@ -27,6 +32,8 @@ pub enum ConnectError {
     DnsTimeout,
     /// Refused, or no way to it.
     Refused(String),
+    /// It leads where it must not; why.
+    Forbidden(&'static str),
     /// TCP took longer than `connect_timeout`.
     Timeout,
     /// TLS failed.
@@ -41,6 +48,7 @@ impl std::fmt::Display for ConnectError {
             Self::Dns(error) => write!(f, "look-up: {error}"),
             Self::DnsTimeout => f.write_str("look-up timed out"),
             Self::Refused(error) => write!(f, "connect: {error}"),
+            Self::Forbidden(why) => write!(f, "forbidden: {why}"),
             Self::Timeout => f.write_str("connect timed out"),
             Self::Tls(what) => write!(f, "TLS: {what}"),
             Self::Handshake(error) => write!(f, "handshake: {error}"),
@@ -65,6 +73,8 @@ pub struct Connector {
     max_header_bytes: usize,
     max_headers: usize,
     tls: Option<ReloadingTls>,
+    /// What must not be connected to, where clients name the hosts.
+    guard: Option<Guard>,
 }
 
 /// An upstream's TLS configuration, exchanged whole when its files change.
@@ -105,7 +115,18 @@ impl Connector {
             max_header_bytes,
             max_headers,
             tls: tls.map(ReloadingTls::load).transpose()?,
+            guard: None,
         })
+    }
+
+    /// Connects in clear to hosts that clients name, but for what `guard` forbids.
+    pub fn guarded(
+        connect_timeout: Duration,
+        max_header_bytes: usize,
+        max_headers: usize,
+        guard: Guard,
+    ) -> Self {
+        Self { connect_timeout, max_header_bytes, max_headers, tls: None, guard: Some(guard) }
     }
 
     /// Reads the files of `tls` again; takes them when they changed and are whole, for the connections that are opened
@@ -139,11 +160,9 @@ impl Connector {
         to: &EndpointAddress,
         alpn: Alpn,
     ) -> Result<(Stream, bool), ConnectError> {
-        let tcp = self.tcp(to).await?;
-        // What the kernel would hold back, hyper has already gathered.
-        tcp.set_nodelay(true).map_err(|e| ConnectError::Refused(e.to_string()))?;
+        let socket = self.socket(to).await?;
         let Some(tls) = &self.tls else {
-            return Ok((Stream::Plain(tcp), alpn == Alpn::Http2));
+            return Ok((Stream::from(socket), alpn == Alpn::Http2));
         };
         let tls = tls.current.load_full();
         let config = match alpn {
@@ -152,7 +171,7 @@ impl Connector {
             Alpn::Both => &tls.both,
         };
         let name = tls.name_for(to)?;
-        let handshake = TlsConnector::from(config.clone()).connect(name, tcp);
+        let handshake = TlsConnector::from(config.clone()).connect(name, socket);
         let stream = timeout(self.connect_timeout, handshake)
             .await
             .map_err(|_| ConnectError::Tls("handshake timed out".to_owned()))?
@@ -164,26 +183,48 @@ impl Connector {
         Ok((Stream::Tls(Box::new(stream.into())), agreed))
     }
 
-    async fn tcp(&self, to: &EndpointAddress) -> Result<TcpStream, ConnectError> {
-        let addresses = match to {
-            EndpointAddress::Socket(address) => vec![*address],
-            EndpointAddress::Host(host, port) => {
-                let found = timeout(self.connect_timeout, tokio::net::lookup_host((&**host, *port)))
-                    .await
-                    .map_err(|_| ConnectError::DnsTimeout)?
-                    .map_err(|e| ConnectError::Dns(e.to_string()))?;
-                found.collect()
+    /// A connection without TLS, nothing spoken yet.
+    pub(crate) async fn socket(&self, to: &EndpointAddress) -> Result<Socket, ConnectError> {
+        let refused = |error: io::Error| ConnectError::Refused(error.to_string());
+        let connect = async {
+            match to {
+                EndpointAddress::Unix(path) => {
+                    UnixStream::connect(path).await.map(Socket::Unix).map_err(refused)
+                }
+                EndpointAddress::Socket(address) => self.tcp([*address]).await,
+                EndpointAddress::Host(..) => self.tcp(self.look_up(to).await?).await,
             }
         };
+        let socket = connect.await?;
+        // What the kernel would hold back, hyper has already gathered.
+        socket.set_nodelay().map_err(refused)?;
+        Ok(socket)
+    }
+
+    async fn look_up(&self, to: &EndpointAddress) -> Result<Vec<SocketAddr>, ConnectError> {
+        let EndpointAddress::Host(host, port) = to else { return Ok(Vec::new()) };
+        let found = timeout(self.connect_timeout, tokio::net::lookup_host((&**host, *port)))
+            .await
+            .map_err(|_| ConnectError::DnsTimeout)?
+            .map_err(|e| ConnectError::Dns(e.to_string()))?;
+        Ok(found.collect())
+    }
+
+    /// Connects to the first of `addresses` that can be connected to.
+    async fn tcp(&self, addresses: impl IntoIterator<Item = SocketAddr>) -> Result<Socket, ConnectError> {
         let connect = async {
-            let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+            let mut last = ConnectError::Refused("the name has no address".to_owned());
             for address in addresses {
+                if let Some(why) = self.guard.as_ref().and_then(|guard| guard.forbids(address)) {
+                    last = ConnectError::Forbidden(why);
+                    continue;
+                }
                 match TcpStream::connect(address).await {
-                    Ok(stream) => return Ok(stream),
-                    Err(error) => last = error,
+                    Ok(stream) => return Ok(Socket::Tcp(stream)),
+                    Err(error) => last = ConnectError::Refused(error.to_string()),
                 }
             }
-            Err(ConnectError::Refused(last.to_string()))
+            Err(last)
         };
         timeout(self.connect_timeout, connect).await.map_err(|_| ConnectError::Timeout)?
     }
@@ -265,6 +306,8 @@ impl Tls {
             EndpointAddress::Host(host, _) => {
                 ServerName::try_from(host.to_string()).map_err(|e| ConnectError::Tls(e.to_string()))
             }
+            // Validation asks for a name.
+            EndpointAddress::Unix(_) => Err(ConnectError::Tls("a unix socket has no name".to_owned())),
         }
     }
 }

@@ -103,6 +103,15 @@ impl Lease {
         matches!(self.conn, Some(Conn::Http2(_)))
     }
 
+    /// Whether an upgrade may be asked for on it: always by HTTP/1.1, and by HTTP/2 where the endpoint takes extended
+    /// `CONNECT` (RFC 8441 §3).
+    pub(crate) fn takes_upgrades(&self) -> bool {
+        match &self.conn {
+            Some(Conn::Http2(slot)) => slot.connection().takes_connect(),
+            _ => true,
+        }
+    }
+
     /// Sends one request. Dropping the future cancels it: HTTP/2 resets the stream, HTTP/1 closes the connection.
     ///
     /// `keep` lets [`Lease::written`] tell later what was sent, `listener` hears of interim answers; both over HTTP/1

@@ -2,7 +2,9 @@
 
 mod answers;
 pub mod connector;
+mod destinations;
 mod endpoint;
+mod guard;
 mod lane;
 mod lease;
 mod limits;
@@ -17,6 +19,7 @@ mod tests;
 pub(crate) use answers::Listen;
 pub use connector::{ConnectError, Connector};
 pub use endpoint::{Endpoint, InFlight};
+pub use guard::Guard;
 pub(crate) use lane::Lane;
 pub(crate) use lease::{Failure, Lease};
 pub(crate) use pool::{Pools, Want};

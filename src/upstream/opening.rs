@@ -24,7 +24,7 @@ use super::{
     answers::{Answers, Question},
     lane::Lane,
     lease::{Http1, OpenSlot},
-    streams::Http2,
+    streams::{Http2, Told},
 };
 use crate::{http::body::RequestBody, net::Stream};
 
@@ -71,10 +71,10 @@ pub(super) async fn open(lane: &Rc<Lane>, slot: Rc<OpenSlot>) -> Result<Opened, 
     let expires = Instant::now() + jittered(lane.limits().max_age);
     if http2 {
         let patience = lane.connector().connect_timeout();
-        let (sender, room) = timeout(patience, handshake_http2(lane, stream, slot.clone()))
+        let (sender, told) = timeout(patience, handshake_http2(lane, stream, slot.clone()))
             .await
             .map_err(|_| ConnectError::Handshake("the endpoint sent no HTTP/2 settings".to_owned()))??;
-        return Ok(Opened::Http2(Rc::new(Http2::new(sender, lane.endpoint(), expires, room, slot))));
+        return Ok(Opened::Http2(Rc::new(Http2::new(sender, lane.endpoint(), expires, told, slot))));
     }
     let question = Question::default();
     let mut http1 = http1::Builder::new();
@@ -98,7 +98,7 @@ async fn handshake_http2(
     lane: &Rc<Lane>,
     stream: Stream,
     slot: Rc<OpenSlot>,
-) -> Result<(http2::SendRequest<RequestBody>, Rc<Cell<usize>>), ConnectError> {
+) -> Result<(http2::SendRequest<RequestBody>, Rc<Told>), ConnectError> {
     let settings = Rc::new(Settings::default());
     let keep_alive = lane.limits().keep_alive;
     let (sender, mut connection) = http2::Builder::new(Http2Executor(settings.clone()))
@@ -111,15 +111,16 @@ async fn handshake_http2(
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|e| ConnectError::Handshake(e.to_string()))?;
-    let room = Rc::new(Cell::new(0));
-    let told = room.clone();
+    let told = Rc::new(Told::default());
+    let tell = told.clone();
     let (arrived, arrival) = oneshot::channel();
     let mut arrived = Some(arrived);
     let driven = std::future::poll_fn(move |cx| {
         settings.watch(cx.waker());
         let ended = Pin::new(&mut connection).poll(cx);
-        told.set(connection.current_max_send_streams());
-        if told.get() > 0
+        tell.room.set(connection.current_max_send_streams());
+        tell.takes_connect.set(connection.is_extended_connect_protocol_enabled());
+        if tell.room.get() > 0
             && let Some(arrived) = arrived.take()
         {
             settings.know();
@@ -131,7 +132,7 @@ async fn handshake_http2(
     let task = AbortOnDrop(Some(drive(lane, driven, slot)));
     arrival.await.map_err(|_| ConnectError::Handshake("the endpoint ended the connection".to_owned()))?;
     task.keep();
-    Ok((sender, room))
+    Ok((sender, told))
 }
 
 /// Runs a connection on a task of its own until it ends.

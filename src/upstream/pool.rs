@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{connector::Alpn, lane::Lane, limits::Limits};
+use super::{connector::Alpn, destinations::Destinations, lane::Lane, limits::Limits};
 use crate::{
-    config::policy::{Pool, UpstreamProtocol},
-    snapshot::{Candidate, Upstream, View},
+    config::policy::{EndpointAddress, Pool, UpstreamProtocol},
+    snapshot::{Candidate, LocalUpstream, Upstream, View},
 };
 
 /// How often an HTTP/2 connection with requests on it is asked for a sign of life, and how long that may take: a
@@ -23,7 +23,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 pub(crate) enum Want {
     /// Whatever the upstream's protocol says.
     Any,
-    /// HTTP/1.1: the request is an upgrade.
+    /// HTTP/1.1 where there is a choice: the request is an upgrade, which every endpoint knows there.
     Upgrade,
     /// gRPC: HTTP/2 where there is a choice.
     Grpc,
@@ -44,12 +44,8 @@ impl Want {
     fn alpn(self, protocol: UpstreamProtocol, secure: bool) -> Alpn {
         match (self, protocol) {
             (Self::Any | Self::Grpc, UpstreamProtocol::Auto) if secure => Alpn::Both,
-            (Self::Any | Self::Grpc, UpstreamProtocol::Http2) | (Self::Grpc, UpstreamProtocol::Auto) => {
-                Alpn::Http2
-            }
-            (Self::Upgrade, _) | (_, UpstreamProtocol::Http1) | (Self::Any, UpstreamProtocol::Auto) => {
-                Alpn::Http1
-            }
+            (_, UpstreamProtocol::Http2) | (Self::Grpc, UpstreamProtocol::Auto) => Alpn::Http2,
+            (_, UpstreamProtocol::Http1) | (Self::Any | Self::Upgrade, UpstreamProtocol::Auto) => Alpn::Http1,
         }
     }
 }
@@ -60,11 +56,13 @@ pub(crate) struct Pools {
     worker: usize,
     workers: usize,
     lanes: RefCell<HashMap<(u64, Alpn), Rc<Lane>, foldhash::fast::RandomState>>,
+    /// The upstreams that no policy names.
+    destinations: Destinations,
 }
 
 impl Pools {
     pub(crate) fn new(worker: usize, workers: usize) -> Self {
-        Self { worker, workers, lanes: RefCell::default() }
+        Self { worker, workers, lanes: RefCell::default(), destinations: Destinations::default() }
     }
 
     /// The lane for requests that want `want` from `candidate`.
@@ -80,7 +78,27 @@ impl Pools {
 
     /// Retires the lanes of endpoints that `view` no longer names.
     pub(crate) fn keep_only(&self, view: &View) {
-        self.retire_those(|endpoint| !view.snapshot().has_endpoint(endpoint));
+        self.retire_those(|endpoint| {
+            !view.snapshot().has_endpoint(endpoint) && !self.destinations.has_endpoint(endpoint)
+        });
+    }
+
+    /// The upstream of a destination that no policy names, at `address`, as `listener` sees it; `make` makes it when it
+    /// is not known. Beyond this worker's share of `most` the one that was used least recently is forgotten: its idle
+    /// connections close, and what runs goes on.
+    pub(crate) fn destination(
+        &self,
+        listener: usize,
+        address: EndpointAddress,
+        most: u32,
+        make: impl FnOnce(EndpointAddress) -> Upstream,
+    ) -> LocalUpstream {
+        let most = self.share_of(most).max(1);
+        let (upstream, forgotten) = self.destinations.get_or_make(listener, address, most, make);
+        for endpoint in forgotten.iter().flat_map(|upstream| &upstream.candidates) {
+            self.retire(endpoint.endpoint.id());
+        }
+        upstream
     }
 
     fn retire(&self, endpoint: u64) {
@@ -98,22 +116,32 @@ impl Pools {
     pub(crate) fn maintain(&self, now: Instant, view: &View) {
         let lanes: Vec<_> = self.lanes.borrow().values().cloned().collect();
         for lane in lanes {
-            match view.snapshot().pool_of(lane.endpoint().id()) {
-                Some(pool) => lane.set_limits(&self.share(pool)),
+            let id = lane.endpoint().id();
+            let unnamed = || self.destinations.pool_of(id);
+            match view
+                .snapshot()
+                .pool_of(id)
+                .map(|pool| self.share(pool))
+                .or_else(|| Some(self.share(&unnamed()?)))
+            {
+                Some(limits) => lane.set_limits(&limits),
                 // A request that began before its endpoint was removed has made it since.
-                None => self.retire(lane.endpoint().id()),
+                None => self.retire(id),
             }
             lane.maintain(now);
         }
+        self.destinations.show();
+    }
+
+    fn share_of(&self, whole: u32) -> usize {
+        let whole = usize::try_from(whole).unwrap_or(usize::MAX);
+        whole / self.workers + usize::from(self.worker < whole % self.workers)
     }
 
     /// This worker's share of counts that hold for the process; at least one connection, and one that waits if any
     /// may.
     fn share(&self, pool: &Pool) -> Limits {
-        let share = |whole: u32| {
-            let whole = usize::try_from(whole).unwrap_or(usize::MAX);
-            whole / self.workers + usize::from(self.worker < whole % self.workers)
-        };
+        let share = |whole: u32| self.share_of(whole);
         let count = |whole: u32| u32::try_from(share(whole)).unwrap_or(u32::MAX);
         Limits {
             max_connections: count(pool.max_connections).max(1),

@@ -27,20 +27,33 @@ pub(super) struct Http2 {
     /// While no stream is on it.
     idle: RefCell<Option<Counted>>,
     streams: Cell<usize>,
-    /// How many streams the endpoint allows at a time.
-    room: Rc<Cell<usize>>,
+    told: Rc<Told>,
     used: Cell<bool>,
     /// The last request on it failed: one that is sent again looks for another connection.
     pub(super) doubtful: Cell<bool>,
     _open: Rc<OpenSlot>,
 }
 
+/// What the endpoint's settings say at present.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// How many streams it allows at a time.
+    pub(super) room: Cell<usize>,
+    /// Whether it takes extended `CONNECT` (RFC 8441 §3).
+    pub(super) takes_connect: Cell<bool>,
+}
+
 impl Http2 {
+    /// Whether the endpoint takes extended `CONNECT`.
+    pub(super) fn takes_connect(&self) -> bool {
+        self.told.takes_connect.get()
+    }
+
     pub(super) fn new(
         sender: http2::SendRequest<RequestBody>,
         endpoint: &Arc<Endpoint>,
         expires: Instant,
-        room: Rc<Cell<usize>>,
+        told: Rc<Told>,
         open: Rc<OpenSlot>,
     ) -> Self {
         Self {
@@ -50,7 +63,7 @@ impl Http2 {
             idle_since: Cell::new(Instant::now()),
             idle: RefCell::new(Some(endpoint.count_idle())),
             streams: Cell::new(0),
-            room,
+            told,
             used: Cell::new(false),
             doubtful: Cell::new(false),
             _open: open,
@@ -65,7 +78,7 @@ impl Http2 {
     fn usable(&self, now: Instant) -> bool {
         // However short `max_age` is, a connection serves one request: else none would ever be served.
         let young = now < self.expires || !self.used.get();
-        !self.sender.is_closed() && young && self.streams.get() < self.room.get().min(MAX_STREAMS)
+        !self.sender.is_closed() && young && self.streams.get() < self.told.room.get().min(MAX_STREAMS)
     }
 
     fn ends(&self, now: Instant, idle_timeout: Duration) -> bool {

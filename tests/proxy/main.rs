@@ -12,12 +12,14 @@
 mod support;
 
 mod bodies;
+mod edges;
 mod errors;
 mod framing;
 mod harness;
 mod headers;
 mod life;
 mod listeners;
+mod passthrough;
 mod path;
 mod pool;
 mod reports;

@@ -25,6 +25,7 @@ pub mod origin;
 pub mod programs;
 pub mod raw;
 pub mod raw_origin;
+pub mod servers;
 pub mod weir;
 
 use std::time::{Duration, Instant};

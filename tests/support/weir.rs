@@ -83,6 +83,20 @@ impl Weir {
         Self { child, folder, addresses, out, err }
     }
 
+    /// Starts it again, with the same file on the same addresses, after it has ended, and waits until it is ready.
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        assert!(!self.is_running(), "it still runs");
+        let mut command = Command::new(binary());
+        command.args(["run", "-c"]).arg(self.path()).stdin(Stdio::null());
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        self.out = gather(child.stdout.take().unwrap());
+        self.err = gather(child.stderr.take().unwrap());
+        self.child = child;
+        self.wait_ready().unwrap_or_else(|said| panic!("weir does not get ready again:\n{said}"));
+    }
+
     fn wait_ready(&mut self) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
         loop {

@@ -19,7 +19,7 @@ use super::{
     units,
     wire::{
         Cx, Spanned,
-        file::{FileWire, Named, OrOff},
+        file::{FileWire, Named},
         scalars::{FilePath, Workers},
     },
 };
@@ -45,14 +45,8 @@ pub(super) fn bootstrap(file: &FileWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Opti
     }
     let listeners = listeners::listeners(file, env, cx);
     listeners::addresses(file, cx);
-    let admin = match &file.admin.value {
-        OrOff::Off => None,
-        OrOff::On(admin) => Some(admin.listen.value.0),
-    };
-    let telemetry = match &file.telemetry.value {
-        OrOff::Off => None,
-        OrOff::On(telemetry) => Some(telemetry.listen.value.0),
-    };
+    let admin = listeners::admin(file, cx);
+    let telemetry = listeners::telemetry(file, cx);
     let log = &file.log.value;
     Some(Bootstrap {
         service: file.service.as_ref()?.value.clone(),

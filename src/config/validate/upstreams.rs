@@ -11,7 +11,7 @@ use crate::config::{
     codes::Code,
     fault::Problem,
     load::{Env, PemKind},
-    policy::{ClientTls, Endpoint, Pool, Upstream},
+    policy::{ClientTls, Endpoint, EndpointAddress, Pool, Upstream},
     wire::{
         Cx, Spanned,
         file::{ClientTlsWire, EndpointWire, Named, PoolWire, UpstreamWire},
@@ -33,6 +33,7 @@ fn upstream(name: &Name, wire: &UpstreamWire, env: &Env<'_>, cx: &mut Cx<'_>) ->
         .as_ref()
         .map(|list| cx.at("endpoints", list.origin, |cx| endpoints(&list.value.0, cx)));
     let tls = wire.tls.as_ref().map(|tls| cx.at("tls", tls.origin, |cx| client_tls(&tls.value, env, cx)));
+    unix_name(wire, cx);
     let pool = cx.at("pool", wire.pool.origin, |cx| pool(&wire.pool.value, cx));
     Some(Upstream {
         name: name.clone(),
@@ -45,6 +46,21 @@ fn upstream(name: &Name, wire: &UpstreamWire, env: &Env<'_>, cx: &mut Cx<'_>) ->
         max_header_bytes: usize::try_from(wire.max_header_bytes.value.0).unwrap_or(usize::MAX),
         max_headers: usize::try_from(wire.max_headers.value.0).unwrap_or(usize::MAX),
     })
+}
+
+/// Under TLS a unix socket has no name that a certificate could carry.
+fn unix_name(wire: &UpstreamWire, cx: &mut Cx<'_>) {
+    let unnamed = wire.tls.as_ref().filter(|tls| tls.value.server_name.is_none());
+    let unix = |entry: &&Spanned<EndpointWire>| {
+        let address = entry.value.0.address.as_ref().map(|address| &address.value);
+        matches!(address, Some(EndpointAddress::Unix(_)))
+    };
+    let first = wire.endpoints.iter().flat_map(|list| &list.value.0).find(unix);
+    if let (Some(tls), Some(_)) = (unnamed, first) {
+        let problem = Problem::new(Code::Incomplete, "`tls` to a unix socket without `server_name`")
+            .help("say which name its certificate carries: `tls: { server_name: app.internal }`");
+        cx.at("tls", tls.origin, |cx| cx.problem(problem, tls.origin));
+    }
 }
 
 fn endpoints(list: &[Spanned<EndpointWire>], cx: &mut Cx<'_>) -> Vec<Endpoint> {

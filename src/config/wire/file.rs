@@ -9,12 +9,12 @@ use super::{
     hosts::{CertificateName, NewHost},
     http2::Http2Wire,
     patterns::NewPath,
-    scalars::{Delay, FilePath, Int, Listen, Size, Span, SpanOrNone, Workers},
+    scalars::{Delay, FilePath, Int, Listen, Mode, Size, Span, SpanOrNone, Workers},
     wire,
 };
 use crate::config::{
     Name,
-    bootstrap::{AccessLog, Direction, ListenerProtocol, LogFormat, LogLevel},
+    bootstrap::{AccessLog, Direction, ListenerProtocol, LogFormat, LogLevel, ProxyProtocol, Unmatched},
     node::{Node, Origin, Value},
     policy::{
         BalancerPolicy, EndpointAddress, GrpcPattern, HostPattern, KeyPart, PathPattern, Priority,
@@ -83,7 +83,9 @@ wire! {
     /// The admin interface.
     AdminWire as "admin" {
         /// Where it listens. Loopback, unless there is a good reason.
-        listen: Listen = default(Listen(([127, 0, 0, 1], 9901).into())),
+        listen: Listen = default(Listen::from(std::net::SocketAddr::from(([127, 0, 0, 1], 9901)))),
+        /// The permissions of its unix socket, in octal. Default 0600.
+        socket_mode: Mode,
     }
 }
 
@@ -100,7 +102,9 @@ wire! {
     /// Metrics and probes.
     TelemetryWire as "telemetry" {
         /// Where /metrics, /livez, /readyz and /startupz are served.
-        listen: Listen = default(Listen(([0, 0, 0, 0], 9902).into())),
+        listen: Listen = default(Listen::from(std::net::SocketAddr::from(([0, 0, 0, 0], 9902)))),
+        /// The permissions of its unix socket, in octal. Default 0660.
+        socket_mode: Mode,
     }
 }
 
@@ -138,10 +142,13 @@ wire! {
 wire! {
     /// An address on which Weir accepts connections.
     ListenerWire as "listener" {
-        /// The address: 127.0.0.1:8080, [::]:8080, or 8080 for all IPv4 addresses.
+        /// The address: 127.0.0.1:8080, [::]:8080, 8080 for all IPv4 addresses, or `unix:/run/weir/in.sock`. The
+        /// clients of a unix socket count as 127.0.0.1.
         listen: Listen = required,
+        /// The permissions of its unix socket, in octal. Default 0660.
+        socket_mode: Mode,
         /// To the application (inbound), or from it (outbound). Default: by the name (inbound*, outbound*), else
-        /// outbound on a loopback address and inbound on others.
+        /// outbound on a loopback address or a unix socket, and inbound on others.
         direction: Direction,
         /// What is spoken: auto (HTTP/1.1 and HTTP/2), http1 or http2.
         protocol: ListenerProtocol = default(ListenerProtocol::Auto),
@@ -164,15 +171,56 @@ wire! {
         /// Peers whose X-Forwarded-* and X-Request-Id are believed. Default: loopback and private ranges; an empty
         /// list trusts nobody.
         trust: List<IpNet, 0> = default(private_ranges()),
+        /// Whether connections begin with a header of the PROXY protocol, version 1 or 2, before TLS: off; optional
+        /// (those of the peers in `proxy_protocol_from` may); required (all must, others are closed). The address in the
+        /// header takes the place of the peer's everywhere.
+        proxy_protocol: ProxyProtocol = default(ProxyProtocol::Off),
+        /// Peers whose header of the PROXY protocol is believed. Default: loopback and private ranges.
+        proxy_protocol_from: List<IpNet, 1>,
+        /// Requests that no route matches: refuse (404), or passthrough: to the host that they name, CONNECT included,
+        /// unless a route names it. Only outbound listeners pass through.
+        unmatched: Unmatched = default(Unmatched::Refuse),
+        /// The bounds of what passes through; needs `unmatched: passthrough`.
+        passthrough: PassthroughWire,
     }
-    later { "proxy_protocol", "unmatched", "upstream" }
+    later { "upstream" }
+}
+
+wire! {
+    /// The bounds of what an outbound listener passes through.
+    PassthroughWire as "passthrough" {
+        /// Networks that nothing is passed through to, whatever name leads there. Default: the metadata services of
+        /// clouds. Weir's own ports are refused in any case.
+        deny: List<IpNet, 0> = default(metadata_services()),
+        /// Most destinations (host and port) whose connections are kept; the least recently used goes.
+        max_destinations: Int<1, 100_000> = default(Int(256)),
+        /// Most tunnels (CONNECT) at once; more get 503.
+        max_tunnels: Int<1, 1_000_000> = default(Int(1024)),
+        /// Bound on one TCP connect.
+        connect_timeout: Span = default(Span::secs(5)),
+    }
+}
+
+/// Where clouds tell a machine its credentials: AWS (also ECS and EKS), Google, Azure and others; Alibaba.
+fn metadata_services() -> List<IpNet, 0> {
+    nets(&[
+        "169.254.169.254/32",
+        "169.254.170.2/32",
+        "169.254.170.23/32",
+        "100.100.100.200/32",
+        "fd00:ec2::254/128",
+        "fd00:ec2::23/128",
+        "fd20:ce::254/128",
+    ])
 }
 
 /// Loopback and the private ranges (RFC 1918, RFC 4193).
-fn private_ranges() -> List<IpNet, 0> {
-    const RANGES: [&str; 6] =
-        ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7"];
-    let nets = RANGES.iter().filter_map(|range| range.parse().ok());
+pub(crate) fn private_ranges() -> List<IpNet, 0> {
+    nets(&["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7"])
+}
+
+fn nets(ranges: &[&str]) -> List<IpNet, 0> {
+    let nets = ranges.iter().filter_map(|range| range.parse().ok());
     List(nets.map(|value| Spanned { value, origin: Origin::default() }).collect())
 }
 
@@ -230,7 +278,7 @@ pub(crate) struct EndpointWire(pub(crate) EndpointFull);
 wire! {
     /// An endpoint with what is special about it.
     EndpointFull as "endpoint" {
-        /// Where to connect: host:port.
+        /// Where to connect: host:port, or `unix:/run/app.sock`.
         address: EndpointAddress = required,
         /// Its share of the traffic relative to its peers; 0 takes it out of rotation.
         weight: Int<0, 65_535> = default(Int(1)),

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use rustls_pki_types::ServerName;
 use serde_json::{Value as Json, json};
 
-use super::{Shown, Takes, Text};
+use super::{Shown, Takes, Text, scalars::socket_path};
 use crate::config::{
     codes::Code,
     fault::{Problem, shown},
@@ -15,7 +15,8 @@ use crate::config::{
 };
 
 impl Text for EndpointAddress {
-    const WHAT: &'static str = "an endpoint such as `10.0.0.1:8080` or `orders.shop.svc:8080`";
+    const WHAT: &'static str =
+        "an endpoint such as `10.0.0.1:8080`, `orders.shop.svc:8080` or `unix:/run/app.sock`";
     const DEF: &'static str = "endpoint-address";
     const TAKES: Takes = Takes::Text;
 
@@ -23,6 +24,9 @@ impl Text for EndpointAddress {
         let wrong = |help: &str| {
             Problem::new(Code::BadAddress, format!("`{}` is not an endpoint", shown(text))).help(help)
         };
+        if let Some(path) = text.strip_prefix("unix:") {
+            return socket_path(path).map(Self::Unix);
+        }
         if let Some((scheme, rest)) = text.split_once("://") {
             let rest = rest.split('/').next().unwrap_or_default();
             let tls = if scheme == "https" { ", and `tls: {}` in the upstream" } else { "" };
@@ -56,9 +60,9 @@ impl Text for EndpointAddress {
 
     fn describe() -> Json {
         json!({
-            "description": "host:port, with an IP address or a DNS name as host.",
+            "description": "host:port, with an IP address or a DNS name as host; or unix:PATH.",
             "type": "string",
-            "pattern": r"^([A-Za-z0-9._-]{1,255}|\[[0-9a-fA-F:.]+(%[0-9]+)?\]):0*[1-9][0-9]{0,4}$",
+            "pattern": r"^(([A-Za-z0-9._-]{1,255}|\[[0-9a-fA-F:.]+(%[0-9]+)?\]):0*[1-9][0-9]{0,4}|unix:/.+)$",
         })
     }
 }

@@ -1,13 +1,15 @@
 //! Scalars of settings: numbers, durations, sizes, words, files.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use serde_json::{Value as Json, json};
 
 use super::{Shown, Takes, Text, choose};
 use crate::config::{
     Name,
-    bootstrap::{AccessLog, Direction, ListenerProtocol, LogFormat, LogLevel},
+    bootstrap::{
+        AccessLog, Direction, ListenAddress, ListenerProtocol, LogFormat, LogLevel, ProxyProtocol, Unmatched,
+    },
     codes::Code,
     fault::{Problem, shown},
     node::Value,
@@ -231,25 +233,36 @@ impl Text for FilePath {
     }
 }
 
-/// Where to listen: `ADDRESS:PORT`; `PORT` and `:PORT` stand for all IPv4 addresses; port 0 is any free one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Listen(pub(crate) SocketAddr);
+/// Where to listen: `ADDRESS:PORT`; `PORT` and `:PORT` stand for all IPv4 addresses; port 0 is any free one; or
+/// `unix:PATH`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listen(pub(crate) ListenAddress);
+
+impl From<SocketAddr> for Listen {
+    fn from(address: SocketAddr) -> Self {
+        Self(ListenAddress::Socket(address))
+    }
+}
 
 impl Text for Listen {
-    const WHAT: &'static str = "an address such as `127.0.0.1:8080`, `[::]:8080` or `8080`";
+    const WHAT: &'static str =
+        "an address such as `127.0.0.1:8080`, `[::]:8080`, `8080` or `unix:/run/weir/in.sock`";
     const DEF: &'static str = "listen";
     const TAKES: Takes = Takes::Integer;
 
     fn parse(text: &str) -> Result<Self, Problem> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return socket_path(path).map(|path| Self(ListenAddress::Unix(path)));
+        }
         let port = text.strip_prefix(':').unwrap_or(text);
         if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) {
             let port = port.parse().map_err(|_| {
                 Problem::new(Code::BadAddress, format!("{} is not a port", shown(port)))
                     .help("ports end at 65535")
             })?;
-            return Ok(Self(SocketAddr::from(([0, 0, 0, 0], port))));
+            return Ok(SocketAddr::from(([0, 0, 0, 0], port)).into());
         }
-        text.parse().map(Self).map_err(|_| {
+        text.parse::<SocketAddr>().map(Self::from).map_err(|_| {
             let help = match text.rsplit_once(':') {
                 Some(("localhost", port)) => {
                     format!("write `127.0.0.1:{}`; names are not looked up", shown(port))
@@ -263,10 +276,11 @@ impl Text for Listen {
 
     fn describe() -> Json {
         json!({
-            "description": "ADDRESS:PORT; PORT and :PORT stand for all IPv4 addresses.",
+            "description": "ADDRESS:PORT; PORT and :PORT stand for all IPv4 addresses; or unix:PATH.",
             "anyOf": [
                 { "type": "integer", "minimum": 0, "maximum": 65535 },
                 { "type": "string", "pattern": r"^(([0-9]{1,3}\.){3}[0-9]{1,3}|\[[0-9a-fA-F:.]+(%[0-9]+)?\])?:?[0-9]{1,5}$" },
+                { "type": "string", "pattern": SOCKET_PATTERN },
             ],
         })
     }
@@ -275,6 +289,49 @@ impl Text for Listen {
 impl Shown for Listen {
     fn show(&self) -> Json {
         self.0.to_string().into()
+    }
+}
+
+/// What the schema says of a unix socket.
+pub(super) const SOCKET_PATTERN: &str = "^unix:/.+$";
+
+/// The path of a unix socket, as it stands behind `unix:`.
+pub(super) fn socket_path(text: &str) -> Result<Arc<std::path::Path>, Problem> {
+    let wrong = |help: String| {
+        Problem::new(Code::BadAddress, format!("`unix:{}` is not a unix socket", shown(text))).help(help)
+    };
+    if !text.starts_with('/') || text.ends_with('/') || text.contains('\0') {
+        return Err(wrong("write the whole path: `unix:/run/weir/in.sock`".to_owned()));
+    }
+    if text.len() > ListenAddress::MAX_PATH {
+        return Err(wrong(format!("the path of a socket has at most {} bytes", ListenAddress::MAX_PATH)));
+    }
+    Ok(Arc::from(PathBuf::from(text)))
+}
+
+/// The permissions of a unix socket, in octal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mode(pub(crate) u32);
+
+impl Text for Mode {
+    const WHAT: &'static str = "the permissions of a file in octal, such as `\"0660\"`";
+    const DEF: &'static str = "";
+    const TAKES: Takes = Takes::Integer;
+
+    fn parse(text: &str) -> Result<Self, Problem> {
+        let digits = (3..=4).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
+        let mode = u32::from_str_radix(text, 8).ok().filter(|mode| digits && *mode <= 0o777);
+        mode.map(Self).ok_or_else(|| {
+            Problem::new(Code::BadValue, format!("`{}` is not a mode", shown(text)))
+                .help("write three octal digits for owner, group and others, such as `\"0660\"`")
+        })
+    }
+
+    fn describe() -> Json {
+        json!({ "anyOf": [
+            { "type": "string", "pattern": "^0?[0-7]{3}$" },
+            { "type": "integer", "minimum": 0, "maximum": 777 },
+        ]})
     }
 }
 
@@ -358,6 +415,37 @@ impl Shown for AccessLog {
     }
 }
 
+impl Text for ProxyProtocol {
+    const WHAT: &'static str = "`off`, `optional` or `required`";
+    const DEF: &'static str = "";
+    const TAKES: Takes = Takes::Any;
+
+    fn parse(text: &str) -> Result<Self, Problem> {
+        const CHOICES: [(&str, ProxyProtocol); 4] = [
+            ("off", ProxyProtocol::Off),
+            ("false", ProxyProtocol::Off),
+            ("optional", ProxyProtocol::Optional),
+            ("required", ProxyProtocol::Required),
+        ];
+        choose(text, "a choice of the PROXY protocol", &CHOICES, &[])
+            .map_err(|problem| problem.help("it takes `off`, `optional` or `required`"))
+    }
+
+    fn describe() -> Json {
+        json!({ "enum": ["off", "optional", "required", false] })
+    }
+}
+
+impl Shown for ProxyProtocol {
+    fn show(&self) -> Json {
+        match self {
+            Self::Off => "off".into(),
+            Self::Optional => "optional".into(),
+            Self::Required => "required".into(),
+        }
+    }
+}
+
 /// Reads and shows an enum of the validated types by its words.
 macro_rules! words {
     ($ty:ty, $what:literal { $($word:literal => $variant:ident),* $(,)? } $(later [$($later:literal),*])?) => {
@@ -385,6 +473,7 @@ macro_rules! words {
 
 words!(LogLevel, "a log level" { "error" => Error, "warn" => Warn, "info" => Info, "debug" => Debug, "trace" => Trace });
 words!(LogFormat, "a log format" { "json" => Json, "text" => Text });
+words!(Unmatched, "what becomes of unmatched requests" { "refuse" => Refuse, "passthrough" => Passthrough });
 words!(Direction, "a direction" { "inbound" => Inbound, "outbound" => Outbound });
 words!(ListenerProtocol, "a protocol of listeners" { "auto" => Auto, "http1" => Http1, "http2" => Http2 } later ["tcp"]);
 words!(UpstreamProtocol, "a protocol of upstreams" { "auto" => Auto, "http1" => Http1, "http2" => Http2 });
