@@ -34,7 +34,7 @@ test: setup-test ## all tests: doc tests, then unit and integration tests
 	fi
 
 .PHONY: bench
-bench: setup-bench ## Weir beside nginx, HAProxy and Envoy: half an hour (ARGS="--quick": two minutes; ARGS=--help)
+bench: setup-bench ## Weir beside nginx, HAProxy and Envoy: 45 minutes (ARGS="--quick": three; ARGS=--help)
 	@python3 -B benches/run.py $(ARGS)
 
 .PHONY: check

@@ -5,8 +5,8 @@ Every round starts each contestant anew, in turn, on one core; load and origin a
 how is told in the results: target/bench/<date>/table.md, with plot.svg and the raw figures. A run never fails for what
 it finds.
 
-  make bench                                                    everything: about half an hour
-  make bench ARGS="--quick"                                     a look: about two minutes
+  make bench                                                    everything: about three quarters of an hour
+  make bench ARGS="--quick"                                     a look: about two and a half minutes
   make bench ARGS="--only weir,nginx --scenario h1-small --rounds 3"
   make bench ARGS="--weir weir=PATH,base=PATH2 --only weir,base --measure cpu,instructions --scenario h1-small"
 """
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from pathlib import Path
 
 sys.dont_write_bytecode = True
@@ -36,6 +37,9 @@ MEASURES = ("cpu", "latency", "instructions", "memory")
 # What `--quick` looks at, and at whom.
 QUICK = ("h1-small", "h2", "grpc", "tls", MEMORY)
 QUICK_CONTESTANTS = ("bare", "nginx", "envoy")
+# What the floors stand on: a new version of one of these makes them anew.
+CRATES = ("bytes", "h2", "http", "httparse", "hyper", "hyper-util", "libmimalloc-sys", "mimalloc", "mio", "ring",
+          "rustls", "tokio", "tokio-rustls")
 
 
 def main():
@@ -139,9 +143,13 @@ def build(*what):
 
 def tools():
     """The programs in benches/tools. They are kept: cargo would build them anew after every commit."""
-    sources = [*sorted((ROOT / "benches/tools").glob("*.rs")), ROOT / "Cargo.lock", ROOT / "Cargo.toml"]
-    state = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
-    state.update(machine.first_line("rustc", "--version").encode())
+    state = hashlib.sha256()
+    for source in sorted((ROOT / "benches/tools").glob("*.rs")):
+        state.update(source.read_bytes())
+    locked = tomllib.loads((ROOT / "Cargo.lock").read_text(encoding="utf-8"))["package"]
+    profile = tomllib.loads((ROOT / "Cargo.toml").read_text(encoding="utf-8"))["profile"]["release"]
+    crates = sorted((crate["name"], crate["version"]) for crate in locked if crate["name"] in CRATES)
+    state.update(repr((crates, profile, machine.first_line("rustc", "--version"))).encode())
     kept = ROOT / "target/bench" / f"tools-{state.hexdigest()[:16]}"
     if not kept.exists():
         built = build("--bench", "tools")

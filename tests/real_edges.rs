@@ -93,7 +93,7 @@ fn nginx_stands_on_both_sides_of_unix_sockets() {
         let said = run("curl", &["-sS", "--noproxy", "*", "--interface", "127.0.0.66", &at]).ok();
         assert_eq!(said.out, "127.0.0.66, 127.0.0.1 a.test");
     }
-    assert_eq!(weir.metrics().sum("weir_attempts_total", &[("outcome", "reset")]), 0.0);
+    weir.wait_metric("weir_attempts_total", &[("outcome", "reset")], 0.0);
 }
 
 /// Weir in front of an endpoint that is spoken to by HTTP/2 alone.
@@ -113,7 +113,7 @@ fn websocket_by_extended_connect_to_haproxy() {
     });
     let weir = over_http2(haproxy.address);
     run_script("ws_client.py", &[&weir.at("inbound").to_string()]).ok();
-    assert_eq!(weir.metrics().sum("weir_responses_made_total", &[]), 0.0);
+    weir.wait_metric("weir_responses_made_total", &[], 0.0);
 }
 
 #[test]

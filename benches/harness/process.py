@@ -51,7 +51,7 @@ def wait_for_port(child, port, command, log):
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.02)
-    raise Failed(f"{command[0]} does not accept connections; see {log}")
+    raise Failed(f"{command[0]} does not accept connections; see {log.name} among the results")
 
 
 def end(child):

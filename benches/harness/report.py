@@ -14,12 +14,15 @@ VERDICTS = {True: "met", False: "**not met**", None: "too few rounds"}
 def table(lines, facts, weirs):
     figures = Figures(lines)
     order = ["direct", "l4", "bare", "nginx", "haproxy", "envoy", *weirs]
+    there = {line["contestant"] for line in lines}
+    # Ratios are against these; of several builds of Weir, against the last.
+    against = [name for name in ("nginx", "envoy", *weirs[1:][-1:]) if name in there]
     parts = [heading(facts), verdicts(figures, weirs)]
     for scenario in figures.each("scenario", "saturation"):
-        parts.append(saturation(figures, scenario, order))
-        parts += [latency(figures, scenario, label, order)
+        parts.append(saturation(figures, scenario, order, against))
+        parts += [latency(figures, scenario, label, order, against)
                   for label in figures.each("label", "latency", scenario=scenario)]
-    parts += [instructions(figures, scenario, order) for scenario in figures.each("scenario", "instructions")]
+    parts += [instructions(figures, scenario, order, against) for scenario in figures.each("scenario", "instructions")]
     if figures.some("memory"):
         parts.append(memory(figures, order))
     parts.append(failures(figures))
@@ -115,7 +118,7 @@ def taking_part(figures, order, what, **wanted):
     return [name for name in order if name in there]
 
 
-def saturation(figures, scenario, order):
+def saturation(figures, scenario, order, against):
     cells = []
 
     def of(field, name):
@@ -125,7 +128,7 @@ def saturation(figures, scenario, order):
         cpu = of("cpu", name)
         cells.append([
             name, cpu.text(2) if cpu else "", number(of("user", name), 2), number(of("system", name), 2),
-            times(ratio(cpu, of("cpu", "nginx"))), times(ratio(cpu, of("cpu", "envoy"))),
+            *(times(ratio(cpu, of("cpu", other))) for other in against),
             of("rate", name).text(0), percent(of("busy", name)), percent(of("others", name)),
             *(number(of(field, name), 2) for field in ("p50", "p99", "p99.9")),
             str(figures.total("errors", "saturation", scenario=scenario, contestant=name)),
@@ -135,11 +138,11 @@ def saturation(figures, scenario, order):
             f"{SCENARIOS[scenario].connections} connections" \
             + (f" of {SCENARIOS[scenario].streams} streams" if SCENARIOS[scenario].streams > 1 else "") \
             + f", {rounds} round{'s' * (rounds > 1)}."
-    return rows(title, ["CPU µs/request", "user", "system", "× nginx", "× Envoy", "requests/s", "busy", "others",
-                        "p50 ms", "p99 ms", "p99.9 ms", "errors"], cells)
+    return rows(title, ["CPU µs/request", "user", "system", *(f"× {other}" for other in against), "requests/s",
+                        "busy", "others", "p50 ms", "p99 ms", "p99.9 ms", "errors"], cells)
 
 
-def latency(figures, scenario, label, order):
+def latency(figures, scenario, label, order, against):
     wanted = {"scenario": scenario, "label": label}
     cells = []
 
@@ -149,15 +152,16 @@ def latency(figures, scenario, label, order):
     for name in taking_part(figures, order, "latency", **wanted):
         errors = sum(figures.total(kind, "latency", contestant=name, **wanted) for kind in ("errors", "unfinished"))
         cells.append([name, *(of(field, name).text(3) for field in ("p50", "p99", "p99.9")),
-                      times(ratio(of("p99", name), of("p99", "nginx"))),
-                      times(ratio(of("p99", name), of("p99", "envoy"))), str(errors)])
+                      *(times(ratio(of("p99", name), of("p99", other))) for other in against), str(errors)])
     rate = figures.some("latency", **wanted)[0]["rate"]
     why = "half of the slowest contestant's saturation" if label == "half" else "a fixed rate"
     return rows(f"Latency at {rate:,} requests/s ({why}), open loop, from when each request was due.",
-                ["p50 ms", "p99 ms", "p99.9 ms", "p99 × nginx", "p99 × Envoy", "errors"], cells)
+                ["p50 ms", "p99 ms", "p99.9 ms", *(f"p99 × {other}" for other in against), "errors"], cells)
 
 
-def instructions(figures, scenario, order):
+def instructions(figures, scenario, order, against):
+    counted = figures.each("contestant", "instructions", scenario=scenario)
+    against = [name for name in ("bare", *against) if name in counted]
     cells = []
 
     def of(field, name):
@@ -165,12 +169,11 @@ def instructions(figures, scenario, order):
 
     for name in taking_part(figures, order, "instructions", scenario=scenario):
         cells.append([name, number(of("user", name), 0), number(of("kernel", name), 0),
-                      times(ratio(of("user", name), of("user", "bare"))),
-                      times(ratio(of("user", name), of("user", "nginx")))])
+                      *(times(ratio(of("user", name), of("user", other))) for other in against)])
     how = figures.some("instructions", scenario=scenario)[0]["counter"]
     by = "callgrind (user space; Envoy left out; the kernel's are not seen)" if how == "callgrind" else "perf stat"
     return rows(f"## Instructions a request: {scenario}\n\nCounted by {by}.",
-                ["user", "kernel", "× bare", "× nginx"], cells)
+                ["user", "kernel", *(f"× {other}" for other in against)], cells)
 
 
 def memory(figures, order):
@@ -187,13 +190,14 @@ def memory(figures, order):
     title = f"""## Memory
 
 Resident MiB of all processes of a contestant, in brackets what is private to them; medians. The origin holds every
-answer ({HOLD_SIZE // 1024} KiB) back for {HOLD_MS} ms, so that as many connections are in use towards it as there are clients
-("pairs": how many were seen at once); the most that was seen counts. "After": {REST_SECONDS} s after everything was closed, with
-an idle time-out of {IDLE_TIMEOUT} s for connections to the origin; "left open" are descriptors above those at the start."""
+answer ({HOLD_SIZE // 1024} KiB) back for {HOLD_MS} ms, so that as many connections are in use towards it as there are
+clients ("pairs": how many were seen at once); the most that was seen counts. "After": {REST_SECONDS} s after everything
+was closed, with an idle time-out of {IDLE_TIMEOUT} s for connections to the origin; "left open" are descriptors above
+those at the start."""
     return rows(title, ["idle", "64", "1,000", "after", "pairs", "left open", "errors"], cells)
 
 
 def failures(figures):
-    lines = figures.some("failure")
-    return "## Failures\n\n" + "\n".join(
-        f"- {line['scenario']}, {line['contestant']}: {line['error']}" for line in lines) if lines else ""
+    lines = dict.fromkeys(
+        f"- {line['scenario']}, {line['contestant']}: {line['error']}" for line in figures.some("failure"))
+    return "## Failures\n\n" + "\n".join(lines) if lines else ""

@@ -73,7 +73,7 @@ pub(crate) struct Connection {
     pub(super) phase_since: Cell<(u32, Instant)>,
     pub(super) multiplexed: Cell<bool>,
     /// At least one request has come.
-    served: Cell<bool>,
+    pub(super) served: Cell<bool>,
     /// HTTP/1: the newest request had a body.
     had_body: Cell<bool>,
     /// HTTP/1: the head of the answer has been handed to hyper.

@@ -20,7 +20,10 @@ use super::{
     io::ServerIo,
     streams::StreamExecutor,
 };
-use crate::{proxy, telemetry::ConnectionEnd};
+use crate::{
+    proxy,
+    telemetry::{ConnectionEnd, ConnectionRefusal},
+};
 
 impl Connection {
     pub(super) async fn serve_http2(self: Rc<Self>, io: ServerIo) {
@@ -69,6 +72,13 @@ impl Connection {
         }
         if let Some(why) = meter.verdict() {
             self.ended_for(why);
+            if !self.served.get() {
+                let refused = match why {
+                    ConnectionEnd::HeaderTimeout => ConnectionRefusal::Timeout,
+                    _ => ConnectionRefusal::Protocol,
+                };
+                self.listener.metrics.refused.of(refused).increment(1);
+            }
             if let Ok(io) = Rc::try_unwrap(io) {
                 self.say_goaway(io.into_inner(), &meter).await;
             }

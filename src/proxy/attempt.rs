@@ -259,13 +259,16 @@ fn answer(
     Ok(Answer { response, has, lease, tunnel, unasked: None })
 }
 
-/// Holds the head of an answer to the upstream's bounds. h2 does part of it by itself.
+/// Holds the head of an answer to the upstream's bounds.
 fn check_head(response: &Response<Incoming>, config: &policy::Upstream) -> Result<(), &'static str> {
     let headers = response.headers();
-    if headers.len() > config.max_headers || framing::size_of(headers) > config.max_header_bytes {
+    // Of HTTP/1, hyper bounds the bytes while it reads them.
+    let multiplexed = response.version() == Version::HTTP_2;
+    let too_long = || multiplexed && framing::size_of(headers) > config.max_header_bytes;
+    if headers.len() > config.max_headers || too_long() {
         return Err("the head is larger than max_headers or max_header_bytes");
     }
-    if response.version() == Version::HTTP_2 && http2::check_fields(headers).is_err() {
+    if multiplexed && http2::check_fields(headers).is_err() {
         return Err("a field's value begins or ends with white space");
     }
     Ok(())

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use ::http::{HeaderMap, StatusCode, Version, header, uri::Scheme};
+use ::http::{HeaderMap, StatusCode, Version, uri::Scheme};
 use hyper::upgrade::OnUpgrade;
 
 use super::{attempt, exchange::Exchange, limits::TimeLimits, tunnel};
@@ -26,7 +26,10 @@ use crate::{
         policy::{self, BalancerPolicy, EndpointAddress, Pool, UpstreamProtocol},
     },
     error::{ProxyError, Reason},
-    http::{census::Census, uri::Host},
+    http::{
+        census::{self, Census},
+        uri::Host,
+    },
     net::Socket,
     route::Rewriter,
     snapshot::{LocalUpstream, Route, Target, Upstream},
@@ -42,7 +45,7 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// As for an upstream that says nothing.
-const MAX_HEADER_BYTES: usize = 64 * 1024;
+const MAX_HEADER_BYTES: usize = 65_536;
 /// As for an upstream that says nothing.
 const MAX_HEADERS: usize = 100;
 
@@ -65,12 +68,16 @@ impl Passthrough {
     pub(crate) fn new(config: &Config, listener: &Name, own_ports: &[u16], metrics: &Metrics) -> Self {
         let name = Name::reserved(NAME);
         let guard = Guard::new(&config.deny, own_ports);
-        let upstream = upstream(name.clone(), config.connect_timeout);
         Self {
             route_metrics: metrics.route(listener, &name),
             metrics: metrics.upstream(&name),
-            connector: Arc::new(Connector::guarded(&upstream, guard)),
-            upstream: Arc::new(upstream),
+            connector: Arc::new(Connector::guarded(
+                config.connect_timeout,
+                MAX_HEADER_BYTES,
+                MAX_HEADERS,
+                guard,
+            )),
+            upstream: Arc::new(upstream(name.clone(), config.connect_timeout)),
             route: route(name),
             config: config.clone(),
             tunnels: AtomicU32::new(0),
@@ -214,10 +221,9 @@ pub(super) async fn connect(exchange: &mut Exchange) -> Result<Box<Established>,
         return Err(ProxyError::new(Reason::NoRoute).because("CONNECT"));
     };
     exchange.passes(&passthrough);
-    let headers = &exchange.parts.headers;
-    let framed =
-        headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING);
-    if framed && exchange.version() != Version::HTTP_2 {
+    if exchange.had.any(census::CONTENT_LENGTH | census::TRANSFER_ENCODING)
+        && exchange.version() != Version::HTTP_2
+    {
         // Is it a body, or the tunnel's first bytes? Two readings are one too many.
         return Err(ProxyError::new(Reason::Malformed).because("CONNECT with a body"));
     }

@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 
 use super::Guard;
 use crate::{
-    config::policy::{ClientTls, EndpointAddress, Upstream},
+    config::policy::{ClientTls, EndpointAddress},
     net::{Socket, Stream},
     tls::{TlsError, certificates, private_key, provider, read, roots, system_roots},
 };
@@ -119,9 +119,13 @@ impl Connector {
         })
     }
 
-    /// Connects in clear, as `upstream` says, to hosts that clients name, but for what `guard` forbids.
-    pub fn guarded(upstream: &Upstream, guard: Guard) -> Self {
-        let Upstream { connect_timeout, max_header_bytes, max_headers, .. } = *upstream;
+    /// Connects in clear to hosts that clients name, but for what `guard` forbids.
+    pub fn guarded(
+        connect_timeout: Duration,
+        max_header_bytes: usize,
+        max_headers: usize,
+        guard: Guard,
+    ) -> Self {
         Self { connect_timeout, max_header_bytes, max_headers, tls: None, guard: Some(guard) }
     }
 

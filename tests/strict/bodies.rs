@@ -3,7 +3,7 @@
 use crate::{
     cases::{
         Outcome::{self, Broken, Closed, Passed, Refused},
-        SMUGGLED, Stage, run, wait_connections,
+        SMUGGLED, Stage, run, wait_begun,
     },
     support::raw::Raw,
 };
@@ -177,7 +177,7 @@ fn a_body_refused_in_the_middle_never_looks_complete() {
         let mut stage = Stage::start();
         let mut raw = Raw::connect(stage.weir.at("inbound"));
         raw.send(start);
-        wait_connections(&stage, 1);
+        wait_begun(&stage);
         raw.send(format!("{bad}{SMUGGLED}"));
         assert_eq!(raw.answer().status(), 400, "{what}");
         raw.expect_closed();

@@ -9,7 +9,7 @@ use crate::{
     recorder::{Read1, Recorder, Request, read_requests},
     support::{
         raw::{Message, Raw},
-        wait_for,
+        wait_until,
         weir::{File, Weir},
     },
 };
@@ -174,7 +174,9 @@ pub fn run(class: &str, stage: &mut Stage, cases: &[(&str, &str, Outcome)]) {
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
 }
 
-/// Waits until the endpoint has this many connections.
-pub fn wait_connections(stage: &Stage, n: usize) {
-    wait_for("the endpoint's connection", || (stage.origin.bytes().len() >= n).then_some(()));
+/// Waits until the endpoint has the beginning of a request.
+pub fn wait_begun(stage: &Stage) {
+    wait_until("the endpoint to get a request", || {
+        stage.origin.bytes().iter().any(|bytes| !bytes.is_empty())
+    });
 }
