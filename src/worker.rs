@@ -116,6 +116,8 @@ pub struct Worker {
     view: RefCell<Rc<View>>,
     /// One moment by both clocks: when something happened by the calendar is worked out from when it happened.
     calendar: Cell<(Instant, SystemTime)>,
+    /// The value of `Date` (RFC 9110 §6.6.1), and the second that it is for.
+    date: RefCell<(u64, HeaderValue)>,
     seats: RefCell<Vec<Option<Weak<Connection>>>>,
     free_seats: RefCell<Vec<usize>>,
     draining: Notify,
@@ -126,18 +128,21 @@ impl Worker {
     pub(crate) fn new(index: usize, shared: Arc<Shared>) -> Rc<Self> {
         let view = Rc::new(View::new(shared.snapshot.load_full()));
         let workers = shared.loads.len();
-        Rc::new(Self {
+        let worker = Rc::new(Self {
             index,
             shared,
             pools: Pools::new(index, workers),
             deadlines: Rc::default(),
             view: RefCell::new(view),
             calendar: Cell::new((Instant::now(), SystemTime::now())),
+            date: RefCell::new((0, HeaderValue::from_static(""))),
             seats: RefCell::new(Vec::new()),
             free_seats: RefCell::new(Vec::new()),
             draining: Notify::new(),
             rng: RefCell::new(fastrand::Rng::new()),
-        })
+        });
+        worker.note_time(Instant::now());
+        worker
     }
 
     /// Carries traffic until it is told to stop. `beat` is called a few times a second.
@@ -187,6 +192,22 @@ impl Worker {
         let since_1970 = date.duration_since(UNIX_EPOCH).unwrap_or_default();
         let unix_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
         self.rng(|rng| request_id_at(unix_ms, rng))
+    }
+
+    /// The date for an answer that has none. It is late by a tick at most, and costs no clock.
+    pub(crate) fn date(&self) -> HeaderValue {
+        self.date.borrow().1.clone()
+    }
+
+    fn note_time(&self, now: Instant) {
+        let date = SystemTime::now();
+        self.calendar.set((now, date));
+        let second = date.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if self.date.borrow().0 != second
+            && let Ok(text) = HeaderValue::try_from(httpdate::fmt_http_date(date))
+        {
+            self.date.replace((second, text));
+        }
     }
 
     /// This worker's random numbers.
@@ -251,7 +272,7 @@ impl Worker {
 
     fn inspect(self: &Rc<Self>) {
         let now = Instant::now();
-        self.calendar.set((now, SystemTime::now()));
+        self.note_time(now);
         self.each_connection(|connection| connection.inspect(now));
         self.pools.maintain(now, &self.view());
     }

@@ -88,6 +88,7 @@ fields! {
     HOST 23 "host"
     X_FORWARDED_PROTO 24 "x-forwarded-proto"
     X_FORWARDED_HOST 25 "x-forwarded-host"
+    DATE 26 "date"
 }
 
 /// All that concern one connection only ([`super::hygiene::is_hop_by_hop`]), and `TE`, which has a rule of its own.

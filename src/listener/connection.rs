@@ -173,6 +173,8 @@ impl Connection {
             .timer(TokioTimer::new())
             .header_read_timeout(None)
             .half_close(true)
+            // Ours costs no clock: see `Worker::date`.
+            .auto_date_header(false)
             .max_headers(config.max_headers)
             .max_buf_size(config.max_header_bytes.max(8192))
             .writev(false)

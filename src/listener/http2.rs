@@ -45,6 +45,7 @@ impl Connection {
         {
             let served = http2::Builder::new(StreamExecutor(self.clone()))
                 .timer(TokioTimer::new())
+                .auto_date_header(false)
                 .max_concurrent_streams(config.max_streams)
                 .max_header_list_size(header_list)
                 .max_local_error_reset_streams(usize::try_from(limits.max_stream_errors).ok())

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use ::http::{HeaderValue, Method, Response, StatusCode, Version, header};
+use ::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -19,8 +19,9 @@ use crate::{
     error::{ProxyError, Reason},
     http::{
         body::{BodyError, UploadFault},
-        forwarded, hygiene, respond, upgrade,
+        census, forwarded, hygiene, respond, upgrade,
     },
+    listener::{Connection, Signal},
     route::rewrite,
     telemetry::Ended,
     upstream::Lease,
@@ -35,6 +36,10 @@ pub(super) fn forward(mut exchange: Box<Exchange>, answer: Answer) -> Response<R
     let connection = exchange.connection().clone();
     connection.listener.via.append(head.version, &mut head.headers);
     head.headers.insert(forwarded::X_REQUEST_ID, exchange.request_id().clone());
+    if !has.any(census::DATE) {
+        // RFC 9110 §6.6.1: whoever forwards an answer that has none adds it.
+        head.headers.insert(header::DATE, connection.worker.date());
+    }
     if let Some(route) = exchange.route() {
         let edits = &route.config.response_headers;
         rewrite::apply_edits(edits, &mut head.headers);
@@ -68,7 +73,7 @@ pub(super) fn established(mut exchange: Box<Exchange>, tunnel: Established) -> R
     let mut response = Response::new(ResponseBody::empty());
     let headers = response.headers_mut();
     headers.insert(forwarded::X_REQUEST_ID, exchange.request_id().clone());
-    exchange.connection().listener.via.append(Version::HTTP_11, headers);
+    sign(exchange.connection(), headers);
     exchange.head_goes_out();
     tunnel.carry(exchange);
     response
@@ -86,7 +91,7 @@ pub(super) fn made(mut exchange: Box<Exchange>, error: &ProxyError) -> Response<
     let last = exchange.connection_is_leaving() || (unreadable && exchange.version() != Version::HTTP_2);
     let connection = exchange.connection().clone();
     let mut response = finished(head, ResponseBody::whole(body, exchange));
-    connection.listener.via.append(Version::HTTP_11, response.headers_mut());
+    sign(&connection, response.headers_mut());
     end_after(response, last, &connection)
 }
 
@@ -99,8 +104,14 @@ pub(super) fn here(mut exchange: Box<Exchange>) -> Response<ResponseBody> {
     let last = exchange.connection_is_leaving();
     let connection = exchange.connection().clone();
     let mut response = finished(head, ResponseBody::whole(body, exchange));
-    connection.listener.via.append(Version::HTTP_11, response.headers_mut());
+    sign(&connection, response.headers_mut());
     end_after(response, last, &connection)
+}
+
+/// Says who made an answer of Weir's own, and when.
+fn sign(connection: &Connection, headers: &mut HeaderMap) {
+    connection.listener.via.append(Version::HTTP_11, headers);
+    headers.insert(header::DATE, connection.worker.date());
 }
 
 /// The response as hyper's server wants it: the version is the connection's matter, not the upstream's.
@@ -115,11 +126,11 @@ fn finished(head: ::http::response::Parts, body: ResponseBody) -> Response<Respo
 fn end_after(
     mut response: Response<ResponseBody>,
     last: bool,
-    connection: &crate::listener::Connection,
+    connection: &Connection,
 ) -> Response<ResponseBody> {
     if last {
         if connection.is_multiplexed() {
-            connection.tell(crate::listener::Signal::Finish);
+            connection.tell(Signal::Finish);
         } else {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

@@ -224,7 +224,9 @@ impl Framer {
                 if let Some(hint) = &mut self.hint {
                     keep(hint, line);
                 }
-                self.note(lines::field(line)?)?;
+                if lines::may_matter(line) {
+                    self.note(lines::field(line)?)?;
+                }
             }
             State::Trailers if line.is_empty() => return Ok(self.message_ends()),
             State::Trailers => drop(lines::field(line)?),
@@ -253,23 +255,27 @@ impl Framer {
         Ok(())
     }
 
-    /// All fields that are there in one go, and the end of the head, as long as they are whole and plain; else the
-    /// next line. A fault comes with the beginning of its line.
+    /// All fields that are there in one go, and the end of the head, as long as they are whole; else the next line. A fault comes with the beginning of its line.
     fn fields(&mut self, rest: &[u8]) -> Result<(usize, Option<Stop>), (usize, Fault)> {
         let mut at = 0;
         // The lines of an interim answer are kept one by one.
         if self.cut.is_empty() && self.hint.is_none() {
-            while let Some((field, n)) = lines::whole_field(rest.get(at..).unwrap_or_default())
-                && n <= self.max_line
-            {
-                if field != Field::Other {
-                    self.note(field).map_err(|fault| (at, fault))?;
+            for end in memchr::memchr_iter(b'\n', rest) {
+                match rest.get(at..end) {
+                    Some([b'\r']) => {
+                        let stop = self.head_ends().map_err(|fault| (at, fault))?;
+                        return Ok((end + 1, stop));
+                    }
+                    Some([line @ .., b'\r']) if line.len() < self.max_line => {
+                        if lines::may_matter(line) {
+                            lines::field(line)
+                                .and_then(|field| self.note(field))
+                                .map_err(|fault| (at, fault))?;
+                        }
+                    }
+                    _ => break,
                 }
-                at += n;
-            }
-            if let Some([b'\r', b'\n', ..]) = rest.get(at..) {
-                let stop = self.head_ends().map_err(|fault| (at, fault))?;
-                return Ok((at + 2, stop));
+                at = end + 1;
             }
         }
         if at > 0 { Ok((at, None)) } else { self.lines(rest).map_err(|fault| (0, fault)) }

@@ -159,15 +159,21 @@ pub(super) fn field(line: &[u8]) -> Result<Field<'_>, Fault> {
     known(name, value)
 }
 
-/// The field that `bytes` begin with, and its length with the end of its line; `None` unless it is whole, and as good
-/// as anything there. What is refused, and why, is [`field`]'s to say.
+/// Whether a line may be one of the fields that [`field`] tells apart, or a folded one. Their names differ in length, so
+/// that one byte rules out nearly every other line.
+///
+/// What else can be wrong with a line (a control character, a name that is none) the parser behind this refuses by
+/// itself, so that it is not read twice.
 #[inline]
-pub(super) fn whole_field(bytes: &[u8]) -> Option<(Field<'_>, usize)> {
-    let (name, rest) = split_token(bytes);
-    let [b':', rest @ ..] = rest else { return None };
-    let (value, end) = rest.split_at_checked(scan::text(rest))?;
-    let [b'\r', b'\n', ..] = end else { return None };
-    Some((known(name, value).ok()?, name.len() + value.len() + 3))
+pub(super) fn may_matter(line: &[u8]) -> bool {
+    let colon = |at: usize| line.get(at) == Some(&b':');
+    match line.first() {
+        Some(b'c' | b'C') => colon(b"content-length".len()),
+        Some(b't' | b'T') => colon(b"transfer-encoding".len()),
+        Some(b'u' | b'U') => colon(b"upgrade".len()),
+        Some(b' ' | b'\t') => true,
+        _ => false,
+    }
 }
 
 /// Most names are told by their length.

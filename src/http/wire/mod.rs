@@ -3,8 +3,9 @@
 //! hyper's parser is lenient where RFC 9112 allows it to be, and does not say where it was: it ends lines at a bare LF,
 //! forgets a `Content-Length` beside `Transfer-Encoding`, takes any number of interim answers. So a [`Framer`] reads
 //! along, one for each direction of a connection, before hyper sees a byte: it follows where messages begin and end
-//! and refuses what is ambiguous ([`Fault`]). `Strict` puts it between a socket and hyper. What a field *means* is
-//! not its business: that is checked after hyper ([`super::framing`], [`super::uri`], [`super::hygiene`]).
+//! and refuses what is ambiguous ([`Fault`]). `Strict` puts it between a socket and hyper. What is wrong
+//! with a field that has no say in that (a control character, a name that is none) hyper refuses by itself. What a field
+//! *means* is not its business: that is checked after hyper ([`super::framing`], [`super::uri`], [`super::hygiene`]).
 //!
 //! Every ambiguity is refused, also where the RFC would let one reading pass. Of those, a bare LF in the head is the
 //! one that could meet an honest sender: a script with `printf '…\n\n' | nc`. It is refused all the same, as Node's
