@@ -114,8 +114,8 @@ pub struct Worker {
     /// When the requests of this worker have to have their answers.
     pub(crate) deadlines: Rc<Deadlines>,
     view: RefCell<Rc<View>>,
-    /// One moment by both clocks: when something happened by the calendar is worked out from when it happened.
-    calendar: Cell<(Instant, SystemTime)>,
+    /// Milliseconds since 1970, late by a tick at most.
+    unix_ms: Cell<u64>,
     /// The value of `Date` (RFC 9110 §6.6.1), and the second that it is for.
     date: RefCell<(u64, HeaderValue)>,
     seats: RefCell<Vec<Option<Weak<Connection>>>>,
@@ -134,14 +134,14 @@ impl Worker {
             pools: Pools::new(index, workers),
             deadlines: Rc::default(),
             view: RefCell::new(view),
-            calendar: Cell::new((Instant::now(), SystemTime::now())),
+            unix_ms: Cell::new(0),
             date: RefCell::new((0, HeaderValue::from_static(""))),
             seats: RefCell::new(Vec::new()),
             free_seats: RefCell::new(Vec::new()),
             draining: Notify::new(),
             rng: RefCell::new(fastrand::Rng::new()),
         });
-        worker.note_time(Instant::now());
+        worker.note_time();
         worker
     }
 
@@ -185,13 +185,9 @@ impl Worker {
         view.clone()
     }
 
-    /// A new request id for a request that came at `now`.
-    pub(crate) fn request_id(&self, now: Instant) -> HeaderValue {
-        let (moment, date) = self.calendar.get();
-        let date = date + now.saturating_duration_since(moment);
-        let since_1970 = date.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let unix_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
-        self.rng(|rng| request_id_at(unix_ms, rng))
+    /// A new request id. Its time is late by a tick at most, and costs no clock.
+    pub(crate) fn request_id(&self) -> HeaderValue {
+        self.rng(|rng| request_id_at(self.unix_ms.get(), rng))
     }
 
     /// The date for an answer that has none. It is late by a tick at most, and costs no clock.
@@ -199,10 +195,11 @@ impl Worker {
         self.date.borrow().1.clone()
     }
 
-    fn note_time(&self, now: Instant) {
+    fn note_time(&self) {
         let date = SystemTime::now();
-        self.calendar.set((now, date));
-        let second = date.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let since_1970 = date.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.unix_ms.set(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX));
+        let second = since_1970.as_secs();
         if self.date.borrow().0 != second
             && let Ok(text) = HeaderValue::try_from(httpdate::fmt_http_date(date))
         {
@@ -272,7 +269,7 @@ impl Worker {
 
     fn inspect(self: &Rc<Self>) {
         let now = Instant::now();
-        self.note_time(now);
+        self.note_time();
         self.each_connection(|connection| connection.inspect(now));
         self.pools.maintain(now, &self.view());
     }

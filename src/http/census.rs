@@ -6,7 +6,7 @@
 
 use std::ops::BitOr;
 
-use ::http::HeaderMap;
+use ::http::{HeaderMap, HeaderValue};
 
 /// A set of fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -119,11 +119,19 @@ pub struct Census {
 impl Census {
     /// Looks through a message's fields once.
     pub fn of(headers: &HeaderMap) -> Self {
+        Self::with_host(headers, |_| ())
+    }
+
+    /// [`Census::of`], which shows the values of `Host` on its way.
+    pub fn with_host(headers: &HeaderMap, mut host: impl FnMut(&HeaderValue)) -> Self {
         let mut census = Self::default();
-        for (name, _) in headers {
+        for (name, value) in headers {
             let field = known(name.as_str());
             census.repeated = Set(census.repeated.0 | census.there.0 & field.0);
             census.there = census.there | field;
+            if field == HOST {
+                host(value);
+            }
         }
         census
     }

@@ -19,7 +19,7 @@ use crate::{
     error::{ProxyError, Reason},
     http::{body::UploadFault, census::Census, framing, http2, interim, upgrade},
     listener::ConnState,
-    snapshot::{Candidate, Upstream},
+    snapshot::{Candidate, LocalUpstream, Upstream},
     telemetry::Outcome,
     upstream::{CheckoutError, ConnectError, Failure, Lane, Lease, Listen},
 };
@@ -47,26 +47,26 @@ pub(crate) struct Answer {
 /// Sends the request to an endpoint of `upstream` and waits for the head of its answer.
 pub(super) async fn send(
     exchange: &mut Exchange,
-    upstream: &Upstream,
-    outgoing: Outgoing,
-) -> Result<Answer, ProxyError> {
+    upstream: &LocalUpstream,
+    outgoing: &mut Outgoing,
+) -> Result<Box<Answer>, ProxyError> {
     let mut picked = None;
     loop {
         // A replay stays where it was: the connection was at fault, not the endpoint.
-        let candidate = match picked {
+        let (index, candidate) = match picked {
             Some(candidate) => candidate,
             None => *picked.insert(pick(exchange, upstream)?),
         };
         let fresh = exchange.attempts() > 0;
-        let now = exchange.attempt_begins(&candidate.endpoint);
-        let lane = lane(exchange, upstream, candidate, &outgoing);
+        let now = exchange.attempt_begins(upstream, index);
+        let lane = lane(exchange, upstream, candidate, outgoing);
         let mut lease = match lane.checkout(now, fresh).await {
             Ok(lease) => lease,
             Err(error) => return Err(not_connected(exchange, upstream, &error)),
         };
         exchange.attempt_has_connection(lease.reused());
         let may_replay = lease.reused() && exchange.attempts() <= REPLAYS;
-        let mut gate = Gate::new(exchange, &outgoing);
+        let mut gate = Gate::new(exchange, outgoing);
         if outgoing.upgrade.is_some() && !lease.takes_upgrades() {
             return Err(no_upgrades(exchange, upstream, lease));
         }
@@ -76,15 +76,15 @@ pub(super) async fn send(
         let request = outgoing.request(exchange, to, keep, asked)?;
         match lease.send(request, keep, listener(exchange, gate.as_ref())).await {
             Ok(response) => {
-                let unasked = gate.and_then(|gate| gate.take());
-                let answer = answer(exchange, outgoing, response, lease, upstream)?;
-                return Ok(Answer { unasked, ..answer });
+                let mut answer = answer(exchange, outgoing, response, lease, upstream)?;
+                answer.unasked = gate.and_then(|gate| gate.take());
+                return Ok(answer);
             }
             Err(mut failure) => {
                 let upload = exchange.flow().fault();
                 // What the client did with its body says nothing of the endpoint.
                 exchange.attempt_ends(if upload.is_some() { Outcome::Cancelled } else { Outcome::Reset });
-                match again(exchange, &outgoing, &lease, &mut failure) {
+                match again(exchange, outgoing, &lease, &mut failure) {
                     Some(headers) if upload.is_none() && may_replay => {
                         Outgoing::take_back(exchange, headers);
                     }
@@ -119,12 +119,13 @@ fn again(
     }
 }
 
-fn pick<'a>(exchange: &Exchange, upstream: &'a Upstream) -> Result<&'a Candidate, ProxyError> {
+/// One of the upstream's candidates, and its place among them.
+fn pick<'a>(exchange: &Exchange, upstream: &'a Upstream) -> Result<(usize, &'a Candidate), ProxyError> {
     let candidates = &upstream.candidates;
     let load = |i: usize| candidates.get(i).map_or(u32::MAX, |candidate| candidate.endpoint.in_flight());
     let picked = exchange.connection().worker.rng(|rng| upstream.balancer.pick(rng, load, |_| false));
     picked
-        .and_then(|i| candidates.get(i))
+        .and_then(|i| Some((i, candidates.get(i)?)))
         .ok_or_else(|| ProxyError::new(Reason::NoHealthyEndpoint).by(upstream.name()))
 }
 
@@ -214,21 +215,18 @@ impl Listen for ConnState {
 /// Looks at the head of an answer before anything of it is passed on.
 fn answer(
     exchange: &mut Exchange,
-    outgoing: Outgoing,
+    outgoing: &mut Outgoing,
     mut response: Response<Incoming>,
     lease: Lease,
     upstream: &Upstream,
-) -> Result<Answer, ProxyError> {
+) -> Result<Box<Answer>, ProxyError> {
     let broken = |exchange: &mut Exchange, what: &dyn std::fmt::Display| {
         exchange.attempt_ends(Outcome::ProtocolError);
         ProxyError::new(Reason::UpstreamProtocol).by(upstream.name()).because(what)
     };
     let has = Census::of(response.headers());
-    if let Err(error) = framing::check_of(has, response.version(), response.headers()) {
-        return Err(broken(exchange, &error));
-    }
-    if let Err(error) = check_head(&response, &upstream.config) {
-        return Err(broken(exchange, &error));
+    if let Err(error) = check_head(&response, has, &upstream.config) {
+        return Err(broken(exchange, &*error));
     }
     let asked = outgoing.upgrade.as_ref().map(|(protocol, _)| protocol);
     let by_connect = asked.is_some() && lease.is_http2();
@@ -253,25 +251,32 @@ fn answer(
         exchange.answers(StatusCode::SWITCHING_PROTOCOLS);
     }
     let tunnel = accepted.and_then(|protocol| {
-        let (_, client) = outgoing.upgrade?;
+        let (_, client) = outgoing.upgrade.take()?;
         Some(Tunnel { protocol, client, endpoint: hyper::upgrade::on(&mut response) })
     });
-    Ok(Answer { response, has, lease, tunnel, unasked: None })
+    Ok(Box::new(Answer { response, has, lease, tunnel, unasked: None }))
 }
 
-/// Holds the head of an answer to the upstream's bounds.
-fn check_head(response: &Response<Incoming>, config: &policy::Upstream) -> Result<(), &'static str> {
+/// Holds the head of an answer to the upstream's bounds, and to what HTTP/2 says of fields. HTTP/1 is held to that where
+/// it is read.
+fn check_head(
+    response: &Response<Incoming>,
+    has: Census,
+    config: &policy::Upstream,
+) -> Result<(), Box<dyn std::fmt::Display>> {
+    const TOO_LARGE: &str = "the head is larger than max_headers or max_header_bytes";
     let headers = response.headers();
-    // Of HTTP/1, hyper bounds the bytes while it reads them.
-    let multiplexed = response.version() == Version::HTTP_2;
-    let too_long = || multiplexed && framing::size_of(headers) > config.max_header_bytes;
-    if headers.len() > config.max_headers || too_long() {
-        return Err("the head is larger than max_headers or max_header_bytes");
+    if headers.len() > config.max_headers {
+        return Err(Box::new(TOO_LARGE));
     }
-    if multiplexed && http2::check_fields(headers).is_err() {
-        return Err("a field's value begins or ends with white space");
+    if response.version() != Version::HTTP_2 {
+        return Ok(());
     }
-    Ok(())
+    if framing::size_of(headers) > config.max_header_bytes {
+        return Err(Box::new(TOO_LARGE));
+    }
+    framing::check_of(has, Version::HTTP_2, headers).map_err(|error| Box::new(error) as _)?;
+    http2::check_fields(headers).map_err(|_| Box::new("a field's value begins or ends with white space") as _)
 }
 
 pub(super) fn not_connected(

@@ -81,11 +81,19 @@ pub(crate) struct Exchange {
 /// One attempt to have the request answered.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    pub(super) endpoint: Arc<Endpoint>,
+    upstream: LocalUpstream,
+    candidate: usize,
     pub(super) begun: Instant,
     pub(super) took: Duration,
     pub(super) reused: bool,
     pub(super) outcome: Option<Outcome>,
+}
+
+impl Attempt {
+    /// Whom it was for.
+    pub(super) fn endpoint(&self) -> Option<&Endpoint> {
+        self.upstream.candidates.get(self.candidate).map(|candidate| &*candidate.endpoint)
+    }
 }
 
 impl Exchange {
@@ -103,7 +111,10 @@ impl Exchange {
         if connection.is_multiplexed() {
             connection.newest(&flow);
         }
-        let had = Census::of(&parts.headers);
+        // The connection remembers whom its last request was for: the next one nearly always names the same.
+        let mut known_host = None;
+        let had =
+            Census::with_host(&parts.headers, |host| known_host = connection.known_host(host.as_bytes()));
         Box::new(Self {
             view: connection.worker.view(),
             started,
@@ -116,7 +127,7 @@ impl Exchange {
             client: connection.peer().address(),
             request_id: None,
             trace_id: None,
-            host: None,
+            host: known_host,
             route: None,
             passes: None,
             upstream: None,
@@ -169,7 +180,7 @@ impl Exchange {
 
     /// The request's id; a new one when it failed before it had one.
     pub(super) fn request_id(&mut self) -> &HeaderValue {
-        self.request_id.get_or_insert_with(|| self.connection.worker.request_id(self.started))
+        self.request_id.get_or_insert_with(|| self.connection.worker.request_id())
     }
 
     pub(super) fn know_sender(&mut self, sender: Sender) {
@@ -242,11 +253,17 @@ impl Exchange {
         self.attempts.len()
     }
 
-    /// An attempt begins; returns when.
-    pub(super) fn attempt_begins(&mut self, endpoint: &Arc<Endpoint>) -> Instant {
+    /// An attempt begins, for one of an upstream's candidates; returns when.
+    pub(super) fn attempt_begins(&mut self, upstream: &LocalUpstream, candidate: usize) -> Instant {
         let begun = Instant::now();
-        let endpoint = endpoint.clone();
-        self.attempts.push(Attempt { endpoint, begun, took: Duration::ZERO, reused: false, outcome: None });
+        self.attempts.push(Attempt {
+            upstream: upstream.clone(),
+            candidate,
+            begun,
+            took: Duration::ZERO,
+            reused: false,
+            outcome: None,
+        });
         begun
     }
 
@@ -267,7 +284,7 @@ impl Exchange {
         attempt.took = attempt.begun.elapsed();
         let failed = !matches!(outcome, Outcome::Success | Outcome::Cancelled | Outcome::PoolFull);
         if failed && !self.refused_on_purpose {
-            attempt.endpoint.failed();
+            attempt.endpoint().inspect(|endpoint| endpoint.failed());
         }
         if let Some(upstream) = &self.upstream {
             upstream.metrics.attempts.of(outcome).increment(1);

@@ -41,7 +41,7 @@ pub(crate) async fn handle(mut exchange: Box<Exchange>) -> Response<ResponseBody
         caught(dispatched).await
     };
     match result {
-        Ok(Ok(answer)) => answer::forward(exchange, answer),
+        Ok(Ok(answer)) => answer::forward(exchange, *answer),
         Ok(Err(Instead::Tunnel(tunnel))) => answer::established(exchange, *tunnel),
         Ok(Err(Instead::AnswerHere)) => answer::here(exchange),
         Ok(Err(Instead::Fail(error))) => answer::made(exchange, &error),
@@ -68,7 +68,7 @@ impl From<ProxyError> for Instead {
     }
 }
 
-async fn dispatch(exchange: &mut Exchange) -> Result<attempt::Answer, Instead> {
+async fn dispatch(exchange: &mut Exchange) -> Result<Box<attempt::Answer>, Instead> {
     #[cfg(test)]
     assert!(!exchange.parts.headers.contains_key("x-test-panic"), "a test wants a panic");
     let wish = receive::receive(exchange)?;
@@ -82,11 +82,11 @@ async fn dispatch(exchange: &mut Exchange) -> Result<attempt::Answer, Instead> {
         Err(unmatched) => passthrough::resolve(exchange, unmatched)?,
         Ok(found) => found,
     };
-    let outgoing = outgoing::prepare(exchange, wish)?;
+    let mut outgoing = outgoing::prepare(exchange, wish)?;
     let (limits, flow) = (exchange.limits, exchange.flow().clone());
     let deadlines = exchange.connection().worker.deadlines.clone();
     let sent = {
-        let sending = pin!(attempt::send(exchange, &upstream, outgoing));
+        let sending = pin!(attempt::send(exchange, &upstream, &mut outgoing));
         limits.bound(&deadlines, &flow, sending).await
     };
     Ok(sent.unwrap_or_else(|reason| Err(exchange.timed_out(reason, &upstream)))?)

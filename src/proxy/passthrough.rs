@@ -239,7 +239,7 @@ pub(super) async fn connect(exchange: &mut Exchange) -> Result<Box<Established>,
         return Err(ProxyError::new(Reason::Internal).because("a destination without endpoint"));
     };
     let endpoint = &candidate.endpoint;
-    exchange.attempt_begins(endpoint);
+    exchange.attempt_begins(&upstream, 0);
     let (limits, flow) = (exchange.limits, exchange.flow().clone());
     let deadlines = exchange.connection().worker.deadlines.clone();
     let connecting = pin!(upstream.connector.socket(endpoint.address()));

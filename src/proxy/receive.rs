@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, rc::Rc};
 
-use ::http::{HeaderValue, Method, Uri, Version, header, request::Parts, uri::PathAndQuery};
+use ::http::{Method, Uri, Version, request::Parts, uri::PathAndQuery};
 use hyper::upgrade::OnUpgrade;
 
 use super::exchange::Exchange;
@@ -31,10 +31,11 @@ pub(super) fn receive(exchange: &mut Exchange) -> Result<Option<Wish>, ProxyErro
     let connection = exchange.connection().clone();
     if exchange.parts.version == Version::HTTP_2 {
         check_size(exchange)?;
+        // Of HTTP/1, the framer has read how long the message is before anybody else.
+        framing::check_of(exchange.had, Version::HTTP_2, &exchange.parts.headers).map_err(malformed)?;
         http2::check_request(&exchange.parts).map_err(malformed)?;
     }
     let had = exchange.had;
-    framing::check_of(had, exchange.parts.version, &exchange.parts.headers).map_err(malformed)?;
     let host = host(exchange, &connection)?;
     exchange.know_host(host.clone());
     let headers = &mut exchange.parts.headers;
@@ -46,9 +47,7 @@ pub(super) fn receive(exchange: &mut Exchange) -> Result<Option<Wish>, ProxyErro
     if had.any(census::VIA) {
         connection.listener.via.check_loop(headers)?;
     }
-    let started = exchange.started;
-    let sender =
-        connection.peer().admit(headers, had, Some(&host.text), || connection.worker.request_id(started));
+    let sender = connection.peer().admit(headers, had, Some(&host.text), || connection.worker.request_id());
     exchange.know_sender(sender);
     if let Some((protocol, _)) = &wish
         && exchange.method == Method::CONNECT
@@ -86,21 +85,18 @@ fn wish(exchange: &mut Exchange) -> Option<Wish> {
     Some((protocol?, extensions.remove::<OnUpgrade>()?))
 }
 
-/// Whom the request is for. The connection remembers whom its last one was for.
+/// Whom the request is for.
 fn host(exchange: &Exchange, connection: &Connection) -> Result<Rc<Host>, ProxyError> {
     let Parts { version, method, uri, headers, .. } = &exchange.parts;
-    let repeats = exchange.had.repeats(census::HOST);
-    let said = match (uri.authority(), exchange.had.any(census::HOST)) {
-        (None, true) if !repeats && *version == Version::HTTP_11 => {
-            headers.get(header::HOST).map(HeaderValue::as_bytes)
+    let known = match uri.authority() {
+        _ if *method == Method::CONNECT || exchange.had.repeats(census::HOST) => None,
+        None if *version == Version::HTTP_11 => exchange.host.clone(),
+        Some(authority) if *version == Version::HTTP_2 && !exchange.had.any(census::HOST) => {
+            connection.known_host(authority.as_str().as_bytes())
         }
-        (Some(authority), false) if *version == Version::HTTP_2 => Some(authority.as_str().as_bytes()),
         _ => None,
     };
-    if let Some(said) = said
-        && *method != Method::CONNECT
-        && let Some(known) = connection.known_host(said)
-    {
+    if let Some(known) = known {
         return Ok(known);
     }
     let authority = uri::authority(*version, method, uri, headers).map_err(malformed)?;

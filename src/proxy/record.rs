@@ -25,8 +25,11 @@ impl Exchange {
         if !wanted && reason.is_none() && !replayed {
             return;
         }
-        let endpoints: SmallVec<[String; 2]> =
-            self.attempts.iter().map(|attempt| attempt.endpoint.address().to_string()).collect();
+        let endpoints: SmallVec<[String; 2]> = self
+            .attempts
+            .iter()
+            .map(|attempt| attempt.endpoint().map(|e| e.address().to_string()).unwrap_or_default())
+            .collect();
         let attempts = self
             .attempts
             .iter()

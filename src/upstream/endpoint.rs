@@ -80,9 +80,28 @@ impl Endpoint {
 
     /// One more request is on its way to it, until the guard is dropped.
     pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.request_begins();
+        InFlight(self.clone())
+    }
+
+    /// As [`Self::begin`], where something that holds the endpoint anyway says when it ends.
+    pub(super) fn request_begins(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
-        InFlight(self.clone())
+    }
+
+    pub(super) fn request_ends(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Of the idle connections, one owner had `before` and has `now`.
+    pub(super) fn idle_changed(&self, before: usize, now: usize) {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        if now > before {
+            self.idle.fetch_add(count(now - before), Ordering::Relaxed);
+        } else if before > now {
+            self.idle.fetch_sub(count(before - now), Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn failed(&self) {
@@ -111,7 +130,7 @@ pub struct InFlight(Arc<Endpoint>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.request_ends();
     }
 }
 

@@ -61,12 +61,13 @@ impl Lane {
             Alpn::Http2 => Some(true),
             Alpn::Both => None,
         };
+        let idle = Stack::new(&endpoint);
         Rc::new(Self {
             endpoint,
             connector,
             alpn,
             limits: RefCell::new(limits),
-            idle: Stack::default(),
+            idle,
             multiplexed: Multiplexed::default(),
             queue: Queue::default(),
             open: Cell::new(0),
@@ -350,7 +351,7 @@ impl Lane {
             drop(conn);
             self.refill();
         } else {
-            self.idle.push(conn, now, self.endpoint.count_idle());
+            self.idle.push(conn, now);
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 
 use super::{
     answers::{Listen, Question},
-    endpoint::{Counted, InFlight},
+    endpoint::Counted,
     lane::Lane,
     streams::StreamSlot,
 };
@@ -72,7 +72,6 @@ pub(crate) struct Lease {
     lane: Rc<Lane>,
     conn: Option<Conn>,
     reused: bool,
-    _in_flight: InFlight,
 }
 
 /// A request that got no answer.
@@ -90,7 +89,8 @@ impl Lease {
             Conn::Http1(conn) => conn.reused,
             Conn::Http2(slot) => slot.connection().use_it(),
         };
-        Self { lane: lane.clone(), conn: Some(conn), reused, _in_flight: lane.endpoint().begin() }
+        lane.endpoint().request_begins();
+        Self { lane: lane.clone(), conn: Some(conn), reused }
     }
 
     /// Whether the connection carried a request before this one.
@@ -164,6 +164,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.lane.endpoint().request_ends();
         match self.conn.take() {
             None => {}
             Some(Conn::Http1(conn)) => {

@@ -1,22 +1,27 @@
 //! The idle HTTP/1 connections of one lane.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{endpoint::Counted, lease::Http1};
+use super::{Endpoint, lease::Http1};
 
 /// Idle connections, the newest on top: the one that was used last is used next, so that those that are not needed
 /// grow old and go.
-#[derive(Debug, Default)]
-pub(super) struct Stack(RefCell<Vec<Idle>>);
+#[derive(Debug)]
+pub(super) struct Stack {
+    idle: RefCell<Vec<Idle>>,
+    endpoint: Arc<Endpoint>,
+    /// How many the endpoint was told there are.
+    told: Cell<usize>,
+}
 
 #[derive(Debug)]
 struct Idle {
     conn: Http1,
     since: Instant,
-    _count: Counted,
 }
 
 impl Idle {
@@ -31,46 +36,61 @@ impl Idle {
 }
 
 impl Stack {
-    pub(super) fn len(&self) -> usize {
-        self.0.borrow().len()
+    pub(super) fn new(endpoint: &Arc<Endpoint>) -> Self {
+        Self { idle: RefCell::default(), endpoint: endpoint.clone(), told: Cell::new(0) }
     }
 
-    pub(super) fn push(&self, conn: Http1, now: Instant, count: Counted) {
-        self.0.borrow_mut().push(Idle { conn, since: now, _count: count });
+    pub(super) fn len(&self) -> usize {
+        self.idle.borrow().len()
+    }
+
+    /// Tells the endpoint how many there are: one count at a time would be dear, for all workers share it.
+    fn tell(&self) {
+        let there = self.len();
+        self.endpoint.idle_changed(self.told.replace(there), there);
+    }
+
+    pub(super) fn push(&self, conn: Http1, now: Instant) {
+        self.idle.borrow_mut().push(Idle { conn, since: now });
+        self.tell();
     }
 
     /// The newest one that is usable. What is found unusable on the way is closed; so is what was idle for `timeout`,
     /// unless it is one of the `floor` that are to stay.
     pub(super) fn pop(&self, now: Instant, timeout: Duration, floor: usize) -> Option<Http1> {
-        loop {
+        let found = loop {
             // Taken out first: nothing is dropped inside the borrow.
-            let idle = self.0.borrow_mut().pop()?;
+            let Some(idle) = self.idle.borrow_mut().pop() else { break None };
             let spare = self.len() >= floor;
             if idle.usable(now) && !(spare && idle.stale(now, timeout)) {
-                return Some(idle.conn);
+                break Some(idle.conn);
             }
-        }
+        };
+        self.tell();
+        found
     }
 
     /// Forgets what has ended.
     pub(super) fn forget_closed(&self) {
         let closed: Vec<_> =
-            self.0.borrow_mut().extract_if(.., |idle| idle.conn.sender.is_closed()).collect();
+            self.idle.borrow_mut().extract_if(.., |idle| idle.conn.sender.is_closed()).collect();
+        self.tell();
         drop(closed);
     }
 
     /// Closes the oldest one; says whether there was one.
     pub(super) fn close_oldest(&self) -> bool {
         let oldest = {
-            let mut idle = self.0.borrow_mut();
+            let mut idle = self.idle.borrow_mut();
             (!idle.is_empty()).then(|| idle.remove(0))
         };
+        self.tell();
         oldest.is_some()
     }
 
     /// Closes what is of no use, and of the rest what was idle for `timeout`, down to `floor`.
     pub(super) fn sweep(&self, now: Instant, timeout: Duration, floor: usize) {
-        let unusable: Vec<_> = self.0.borrow_mut().extract_if(.., |idle| !idle.usable(now)).collect();
+        let unusable: Vec<_> = self.idle.borrow_mut().extract_if(.., |idle| !idle.usable(now)).collect();
         let mut spare = self.len().saturating_sub(floor);
         // The oldest come first; those that the floor needs stay.
         let stale: Vec<_> = {
@@ -79,14 +99,22 @@ impl Stack {
                 spare -= usize::from(goes);
                 goes
             };
-            self.0.borrow_mut().extract_if(.., goes).collect()
+            self.idle.borrow_mut().extract_if(.., goes).collect()
         };
+        self.tell();
         drop((unusable, stale));
     }
 
     /// Closes all.
     pub(super) fn clear(&self) {
-        let all = std::mem::take(&mut *self.0.borrow_mut());
+        let all = std::mem::take(&mut *self.idle.borrow_mut());
+        self.tell();
         drop(all);
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        self.clear();
     }
 }

@@ -3,6 +3,7 @@
 use super::{
     Fault,
     lines::{self, Field},
+    scan::Places,
 };
 
 /// What an answer is an answer to, as far as its framing depends on it (RFC 9112 §6.3).
@@ -225,7 +226,7 @@ impl Framer {
                     keep(hint, line);
                 }
                 if lines::may_matter(line) {
-                    self.note(lines::field(line)?)?;
+                    self.note(lines::telling(line)?)?;
                 }
             }
             State::Trailers if line.is_empty() => return Ok(self.message_ends()),
@@ -260,7 +261,7 @@ impl Framer {
         let mut at = 0;
         // The lines of an interim answer are kept one by one.
         if self.cut.is_empty() && self.hint.is_none() {
-            for end in memchr::memchr_iter(b'\n', rest) {
+            for end in Places::of(b'\n', rest) {
                 match rest.get(at..end) {
                     Some([b'\r']) => {
                         let stop = self.head_ends().map_err(|fault| (at, fault))?;
