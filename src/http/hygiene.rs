@@ -48,6 +48,11 @@ pub fn remove_hop_by_hop_of(had: Census, headers: &mut HeaderMap) {
     if !had.any(census::HOP_BY_HOP) {
         return;
     }
+    if !had.any(census::HOP_BY_HOP.without(census::TE)) {
+        // Every request of gRPC.
+        keep_te_trailers(headers);
+        return;
+    }
     let usual = |value: &HeaderValue| {
         let value = value.as_bytes();
         value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
@@ -124,8 +129,11 @@ pub fn end_to_end(name: &HeaderName) -> bool {
 
 /// Of `TE` keeps only `trailers`: the rest is about transfer codings, which end here (RFC 9110 §10.1.4).
 pub fn keep_te_trailers(headers: &mut HeaderMap) {
-    if !headers.contains_key(TE) {
-        return;
+    let mut lines = headers.get_all(TE).iter();
+    match (lines.next(), lines.next()) {
+        (None, _) => return,
+        (Some(only), None) if only == "trailers" => return,
+        _ => {}
     }
     if list(headers, &TE).any(|member| member.eq_ignore_ascii_case(b"trailers")) {
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -188,7 +196,10 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
         header::MAX_FORWARDS,
         header::RANGE,
     ];
-    if trailers.is_empty() {
+    let unwanted =
+        |name: &HeaderName| is_hop_by_hop(name) || FORBIDDEN.contains(name) || claims_trust(name.as_str());
+    // Nearly all have nothing of the kind, and to look at the two names of gRPC's costs less than to search for thirty.
+    if !trailers.keys().any(unwanted) {
         return;
     }
     remove_hop_by_hop(trailers);

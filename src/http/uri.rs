@@ -188,9 +188,18 @@ pub fn path_and_query(path: &str, query: Option<&str>) -> Result<PathAndQuery, I
 
 /// The target of a request to an HTTP/2 origin, from which `:scheme`, `:authority` and `:path` are made.
 ///
-/// `None` when `authority` is no authority (RFC 9113 §8.3.1 wants one for `http` and `https`).
-pub fn http2_form(scheme: Scheme, authority: &HeaderValue, path_and_query: PathAndQuery) -> Option<Uri> {
-    let authority = ::http::uri::Authority::try_from(authority.as_bytes()).ok()?;
+/// `None` when `authority` is no authority (RFC 9113 §8.3.1 wants one for `http` and `https`). Where it is `said`, which
+/// the request itself came with, it need not be read again.
+pub fn http2_form(
+    scheme: Scheme,
+    authority: &HeaderValue,
+    said: Option<&::http::uri::Authority>,
+    path_and_query: PathAndQuery,
+) -> Option<Uri> {
+    let authority = match said {
+        Some(said) if said.as_str().as_bytes() == authority.as_bytes() => said.clone(),
+        _ => ::http::uri::Authority::try_from(authority.as_bytes()).ok()?,
+    };
     let mut parts = ::http::uri::Parts::default();
     parts.scheme = Some(scheme);
     parts.authority = Some(authority);
@@ -311,9 +320,14 @@ mod tests {
         assert_eq!(path(), "/a?b");
         assert_eq!(path_and_query("/a", None).unwrap(), "/a");
         assert!(path_and_query(&"/a".repeat(40_000), None).is_err());
-        let uri = http2_form(Scheme::HTTP, &HeaderValue::from_static("h:1"), path()).unwrap();
+        let uri = http2_form(Scheme::HTTP, &HeaderValue::from_static("h:1"), None, path()).unwrap();
         assert_eq!(uri.to_string(), "http://h:1/a?b");
-        assert!(http2_form(Scheme::HTTP, &HeaderValue::from_static("a b"), path()).is_none());
+        assert!(http2_form(Scheme::HTTP, &HeaderValue::from_static("a b"), None, path()).is_none());
+        let said = ::http::uri::Authority::from_static("other:2");
+        for authority in ["h:1", "other:2"] {
+            let uri = http2_form(Scheme::HTTP, &HeaderValue::from_static(authority), Some(&said), path());
+            assert_eq!(uri.unwrap().authority().unwrap(), authority, "the request's own is no other's");
+        }
     }
 
     proptest! {

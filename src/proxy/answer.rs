@@ -162,6 +162,8 @@ struct StreamingBody {
     bodiless: bool,
     /// Runs while nothing comes from the endpoint.
     stalled: Option<Deadline>,
+    /// All of it has come. Of HTTP/2, to ask hyper for that costs a lock.
+    whole: bool,
 }
 
 impl ResponseBody {
@@ -194,6 +196,7 @@ impl ResponseBody {
                 unasked,
                 bodiless,
                 stalled: None,
+                whole: false,
             }),
             exchange: Some(exchange),
         };
@@ -212,11 +215,12 @@ impl ResponseBody {
     /// The endpoint has said everything: its connection is free, and the books are closed.
     fn complete(&mut self) {
         let now = Instant::now();
-        if let BodySource::Streaming(body) = &mut self.source
-            && let Some(lease) = body.lease.take()
-        {
-            body.unasked = None;
-            lease.finish(now);
+        if let BodySource::Streaming(body) = &mut self.source {
+            body.whole = true;
+            if let Some(lease) = body.lease.take() {
+                body.unasked = None;
+                lease.finish(now);
+            }
         }
         if let Some(exchange) = &mut self.exchange {
             exchange.ended_at(now);
@@ -268,15 +272,18 @@ impl ResponseBody {
                         self.settle(Ended::UpstreamReset);
                         return Poll::Ready(Some(Err(BodyError::Unexpected)));
                     }
+                    let last = body.incoming.is_end_stream();
                     // When the last byte moved is of no interest any more.
-                    exchange.flow().answered(data.len(), !body.incoming.is_end_stream());
+                    exchange.flow().answered(data.len(), !last);
+                    if last {
+                        self.complete();
+                    }
                 } else if let Some(trailers) = frame.trailers_mut() {
                     hygiene::clean_trailers(trailers);
                     exchange.know_grpc_status(trailers);
                     // Nothing follows trailers, and hyper does not ask for more.
                     self.complete();
                 }
-                self.settle_if_done();
                 Poll::Ready(Some(Ok(frame)))
             }
         }
@@ -330,7 +337,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             BodySource::Whole(body) => body.is_none(),
-            BodySource::Streaming(body) => body.incoming.is_end_stream(),
+            BodySource::Streaming(body) => body.whole || body.incoming.is_end_stream(),
         }
     }
 

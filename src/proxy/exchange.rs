@@ -310,7 +310,9 @@ impl Exchange {
             upstream.metrics.duration.record(attempt.took);
         }
         self.status = Some(status);
-        self.know_grpc_status(headers);
+        if has.any(census::GRPC_STATUS) {
+            self.know_grpc_status(headers);
+        }
     }
 
     /// Reads `grpc-status`, which is in the trailers, or, where there is no body, in the headers.

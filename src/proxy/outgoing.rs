@@ -36,8 +36,10 @@ pub(super) struct Outgoing {
     pub(super) websocket_key: Option<HeaderValue>,
     /// The client waits to be asked for the body.
     expects: bool,
-    /// Nothing in the fields looks different in another version of HTTP.
+    /// Nothing in the fields looks different in HTTP/1.
     plain: bool,
+    /// The route or a change of protocols has added fields: anything may be among them.
+    edited: bool,
 }
 
 /// Prepares the outgoing request: hop-by-hop fields go, Weir's own come, and the route's edits are made last.
@@ -86,6 +88,7 @@ pub(super) fn prepare(exchange: &mut Exchange, upgrade: Option<Wish>) -> Result<
         let keep = is_idempotent(&parts.method);
         Source::new(body, exchange.flow.clone(), config.max_body, keep)
     });
+    let edited = upgrade.is_some() || !config.request_headers.is_empty();
     let websocket_key = upgrade.as_ref().and_then(|_| headers.get(header::SEC_WEBSOCKET_KEY).cloned());
     Ok(Outgoing {
         websocket_key,
@@ -97,10 +100,8 @@ pub(super) fn prepare(exchange: &mut Exchange, upgrade: Option<Wish>) -> Result<
             && config.request_headers.is_empty(),
         body,
         expects,
-        plain: upgrade.is_none()
-            && !had.any(census::TE)
-            && !had.repeats(census::COOKIE)
-            && config.request_headers.is_empty(),
+        plain: !edited && !had.any(census::TE) && !had.repeats(census::COOKIE),
+        edited,
         upgrade,
     })
 }
@@ -157,15 +158,18 @@ impl Outgoing {
             if keep && to.http2 { own.headers.clone() } else { std::mem::take(&mut own.headers) };
         headers.insert(X_WEIR_ATTEMPT, number(attempt));
         let (uri, version) = if to.http2 {
-            if !self.plain {
+            if self.edited {
                 hygiene::remove_hop_by_hop(&mut headers);
             }
-            headers.remove(header::HOST);
+            // An attempt over HTTP/1 has added it.
+            if self.edited || attempt > 1 || exchange.had.any(census::HOST) {
+                headers.remove(header::HOST);
+            }
             if self.upgrade.is_some() {
                 upgrade::into_connect(&mut headers);
             }
             let scheme = if to.secure { Scheme::HTTPS } else { Scheme::HTTP };
-            let uri = uri::http2_form(scheme, &self.host, self.target.clone());
+            let uri = uri::http2_form(scheme, &self.host, own.uri.authority(), self.target.clone());
             (uri.ok_or_else(|| ProxyError::new(Reason::Malformed).because("no authority"))?, Version::HTTP_2)
         } else {
             if !self.says_host || attempt > 1 {

@@ -126,6 +126,25 @@ fn trailers_say_nothing_that_belongs_in_front() {
 }
 
 #[test]
+fn one_field_that_must_not_be_there_is_enough_to_clean_trailers() {
+    for (name, value) in [
+        ("connection", "x-sum"),
+        ("proxy-connection", "x"),
+        ("transfer-encoding", "chunked"),
+        ("te", "deflate"),
+        ("content-length", "1"),
+        ("authorization", "x"),
+        ("x-weir-attempt", "1"),
+        ("x_request_id", "r"),
+        ("forwarded", "for=1.2.3.4"),
+    ] {
+        let mut trailers = fields(&[("grpc-status", "0"), (name, value)]);
+        clean_trailers(&mut trailers);
+        assert_eq!(lines(&trailers), [("grpc-status", "0")], "{name}");
+    }
+}
+
+#[test]
 fn strangers_cannot_speak_for_a_proxy() {
     let mut headers = fields(&[
         ("x-weir-timeout-ms", "1"),
