@@ -26,7 +26,7 @@ use tokio::sync::{
 
 use crate::{
     drain::Phase,
-    http::forwarded::request_id_at,
+    http::{forwarded::request_id_at, http2::once},
     listener::{self, Connection, Listener, Place},
     net::{Acceptor, Loose},
     snapshot::{Snapshot, View},
@@ -203,7 +203,7 @@ impl Worker {
         if self.date.borrow().0 != second
             && let Ok(text) = HeaderValue::try_from(httpdate::fmt_http_date(date))
         {
-            self.date.replace((second, text));
+            self.date.replace((second, once(text)));
         }
     }
 

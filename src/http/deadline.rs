@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::http2::once;
+
 /// The deadline of a gRPC call, relative
 /// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
 pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -34,7 +36,7 @@ pub fn write_remaining(headers: &mut HeaderMap, remaining: Option<Duration>, grp
         return;
     };
     let millis = u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX).clamp(1, MAX_MILLIS);
-    headers.insert(X_WEIR_TIMEOUT_MS, HeaderValue::from(millis));
+    headers.insert(X_WEIR_TIMEOUT_MS, once(HeaderValue::from(millis)));
     if grpc {
         headers.insert(GRPC_TIMEOUT, grpc_timeout(remaining));
     } else {
@@ -96,7 +98,7 @@ fn grpc_timeout(remaining: Duration) -> HeaderValue {
     let fitting = units.into_iter().find(|(amount, _)| *amount < GRPC_LIMIT);
     let (amount, unit) = fitting.unwrap_or((GRPC_LIMIT - 1, 'H'));
     let text = format!("{}{unit}", amount.max(1));
-    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("1n"))
+    once(HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("1n")))
 }
 
 #[cfg(test)]

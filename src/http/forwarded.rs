@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{
     census::{self, Census},
+    http2,
     hygiene::strip_untrusted,
 };
 
@@ -167,7 +168,7 @@ impl Peer {
     fn request_id(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let mut lines = headers.get_all(&X_REQUEST_ID).iter();
         match (lines.next(), lines.next()) {
-            (Some(only), None) if self.trusted && is_request_id(only) => Some(only.clone()),
+            (Some(only), None) if self.trusted && is_request_id(only) => Some(http2::once(only.clone())),
             _ => None,
         }
     }
@@ -189,7 +190,8 @@ pub fn request_id_at(unix_ms: u64, rng: &mut fastrand::Rng) -> HeaderValue {
 
 fn id_text(id: Uuid) -> HeaderValue {
     let mut buffer = Uuid::encode_buffer();
-    HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer)).unwrap_or(HeaderValue::from_static("-"))
+    let text = HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer));
+    http2::once(text.unwrap_or(HeaderValue::from_static("-")))
 }
 
 fn is_request_id(value: &HeaderValue) -> bool {

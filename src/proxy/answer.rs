@@ -19,7 +19,7 @@ use crate::{
     error::{ProxyError, Reason},
     http::{
         body::{BodyError, UploadFault},
-        census, forwarded, hygiene, respond, upgrade,
+        census, forwarded, http2, hygiene, respond, upgrade,
     },
     listener::{Connection, Signal},
     route::rewrite,
@@ -46,6 +46,9 @@ pub(super) fn forward(mut exchange: Box<Exchange>, answer: Answer) -> Response<R
         if exchange.version() == Version::HTTP_2 && !edits.is_empty() {
             hygiene::for_http2(&mut head.headers);
         }
+    }
+    if exchange.version() == Version::HTTP_2 {
+        http2::keep_from_tables(has, &mut head.headers);
     }
     if let Some(tunnel) = tunnel {
         if exchange.version() == Version::HTTP_2 {

@@ -14,7 +14,7 @@ use crate::{
     error::{ProxyError, Reason},
     http::{
         body::{RequestBody, Source},
-        census, deadline, hygiene, upgrade, uri,
+        census, deadline, http2, hygiene, upgrade, uri,
     },
     route::rewrite,
     upstream::Want,
@@ -165,6 +165,7 @@ impl Outgoing {
             if self.edited || attempt > 1 || exchange.had.any(census::HOST) {
                 headers.remove(header::HOST);
             }
+            http2::keep_from_tables(exchange.had, &mut headers);
             if self.upgrade.is_some() {
                 upgrade::into_connect(&mut headers);
             }
