@@ -253,6 +253,11 @@ impl Lane {
         Rc::new(OpenSlot { lane: Rc::downgrade(self), _count: self.endpoint.count_open() })
     }
 
+    /// How many connections it has.
+    pub(super) fn open(&self) -> u32 {
+        self.open.get()
+    }
+
     pub(super) fn closed_one(&self) {
         self.open.set(self.open.get().saturating_sub(1));
     }
