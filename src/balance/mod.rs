@@ -57,6 +57,10 @@ impl Balancer {
         if total == 0 {
             return None;
         }
+        if self.totals.len() == 1 {
+            // The application behind an inbound listener, usually: nothing to choose.
+            return Some(0);
+        }
         let first = match self.policy {
             BalancerPolicy::RoundRobin => self.next_in_turn(),
             BalancerPolicy::Random => self.draw(rng),

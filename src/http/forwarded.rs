@@ -182,9 +182,10 @@ pub fn new_request_id() -> HeaderValue {
 ///
 /// The random numbers need not be secret: an id is told to everybody, and opens nothing.
 pub fn request_id_at(unix_ms: u64, rng: &mut fastrand::Rng) -> HeaderValue {
-    let mut random = [0; 10];
-    rng.fill(&mut random);
-    id_text(uuid::Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid())
+    // RFC 9562 §5.7: 48 bits of time, the version, 12 random bits, the variant, 62 random bits.
+    let high = (unix_ms << 16) | 0x7000 | (rng.u64(..) & 0x0fff);
+    let low = (rng.u64(..) & !(0b11 << 62)) | (0b10 << 62);
+    id_text(Uuid::from_u64_pair(high, low))
 }
 
 fn id_text(id: Uuid) -> HeaderValue {

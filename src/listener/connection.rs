@@ -190,8 +190,12 @@ impl Connection {
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
         async move {
+            let mut listens = false;
             let ended = std::future::poll_fn(|cx| {
-                self.state.listen(cx.waker());
+                if !std::mem::replace(&mut listens, true) {
+                    // One task polls this, whose waker stays the same.
+                    self.state.listen(cx.waker());
+                }
                 match self.signal.take() {
                     None | Some(Signal::Look) => {}
                     Some(Signal::Finish) => Pin::new(&mut served).graceful_shutdown(),

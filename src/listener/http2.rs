@@ -55,8 +55,12 @@ impl Connection {
                 .enable_connect_protocol()
                 .serve_connection(TokioIo::new(MeteredIo::new(&io, &meter)), service);
             let mut served = pin!(served);
+            let mut listens = false;
             std::future::poll_fn(|cx| {
-                self.state.listen(cx.waker());
+                if !std::mem::replace(&mut listens, true) {
+                    // One task polls this, whose waker stays the same.
+                    self.state.listen(cx.waker());
+                }
                 match self.signal.take() {
                     None | Some(Signal::Look) => {}
                     Some(Signal::Finish) => served.as_mut().graceful_shutdown(),

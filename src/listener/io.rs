@@ -68,10 +68,16 @@ impl ServerIo {
     }
 
     /// Puts interim responses in line, where they do not fall into the middle of a message.
+    #[inline]
     fn take_interim(&mut self) {
-        if self.state.between()
-            && let Some(interim) = self.state.take_interim()
-        {
+        if self.state.interim_waits() && self.state.between() {
+            self.add_interim();
+        }
+    }
+
+    #[cold]
+    fn add_interim(&mut self) {
+        if let Some(interim) = self.state.take_interim() {
             let mut out = Vec::from(std::mem::take(&mut self.out));
             out.extend_from_slice(&interim);
             self.out = Bytes::from(out);
@@ -142,7 +148,13 @@ impl ServerIo {
     }
 
     /// Writes what waits in `out`; ready when nothing does.
+    #[inline]
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.out.is_empty() { Poll::Ready(Ok(())) } else { self.poll_all_out(cx) }
+    }
+
+    #[cold]
+    fn poll_all_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
             let out = self.out.clone();
             let n = ready!(self.poll_stream_write(cx, &out))?;

@@ -178,6 +178,10 @@ impl ConnState {
         }
     }
 
+    pub(super) fn interim_waits(&self) -> bool {
+        self.interim_waiting.load(Ordering::Relaxed)
+    }
+
     pub(super) fn take_interim(&self) -> Option<Vec<u8>> {
         if !self.interim_waiting.load(Ordering::Relaxed) {
             return None;

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use ::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
+use ::http::{Extensions, HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -30,8 +30,7 @@ use crate::{
 
 /// An endpoint's answer, on its way to the client.
 pub(super) fn forward(mut exchange: Box<Exchange>, answer: Answer) -> Response<ResponseBody> {
-    let Answer { response, has, lease, tunnel, unasked } = answer;
-    let (mut head, body) = response.into_parts();
+    let Answer { mut head, has, mut body, tunnel } = answer;
     hygiene::remove_hop_by_hop_of(has, &mut head.headers);
     let connection = exchange.connection().clone();
     connection.listener.via.append(head.version, &mut head.headers);
@@ -56,15 +55,15 @@ pub(super) fn forward(mut exchange: Box<Exchange>, answer: Answer) -> Response<R
             tunnel.protocol.restore(&mut head.headers);
         }
         exchange.head_goes_out();
-        tunnel.carry(exchange, lease);
+        tunnel.carry(exchange, body.lease.take());
         return finished(head, ResponseBody::empty());
     }
     exchange.head_goes_out();
     let limit = exchange.limits.idle();
     exchange.bound_stall(limit);
     // A client that was told to keep its body is about to send another request, where the body should be.
-    let last = exchange.connection_is_leaving() || unasked.is_some();
-    let response = finished(head, ResponseBody::streaming(body, exchange, lease, unasked));
+    let last = exchange.connection_is_leaving() || body.unasked.is_some();
+    let response = finished(head, ResponseBody::streaming(body, exchange));
     end_after(response, last, &connection)
 }
 
@@ -114,12 +113,12 @@ fn sign(connection: &Connection, headers: &mut HeaderMap) {
     headers.insert(header::DATE, connection.worker.date());
 }
 
-/// The response as hyper's server wants it: the version is the connection's matter, not the upstream's.
-fn finished(head: ::http::response::Parts, body: ResponseBody) -> Response<ResponseBody> {
-    let mut response = Response::new(body);
-    *response.status_mut() = head.status;
-    *response.headers_mut() = head.headers;
-    response
+/// The response as hyper's server wants it: the version is the connection's matter, and what hyper's client noted beside
+/// the answer is nobody's.
+fn finished(mut head: ::http::response::Parts, body: ResponseBody) -> Response<ResponseBody> {
+    head.version = Version::HTTP_11;
+    head.extensions = Extensions::new();
+    Response::from_parts(head, body)
 }
 
 /// Makes this the `last` answer on its connection: its client goes elsewhere with its next request.
@@ -149,11 +148,12 @@ pub(crate) struct ResponseBody {
 #[derive(Debug)]
 enum BodySource {
     Whole(Option<Bytes>),
-    Streaming(StreamingBody),
+    Streaming(Box<StreamingBody>),
 }
 
+/// The body of an endpoint's answer, and what has to be kept while it comes.
 #[derive(Debug)]
-struct StreamingBody {
+pub(super) struct StreamingBody {
     incoming: Incoming,
     lease: Option<Lease>,
     /// Keeps a body that nobody asked for from being read until the answer is whole.
@@ -180,23 +180,8 @@ impl ResponseBody {
         Self { source: BodySource::Whole(body), exchange }
     }
 
-    fn streaming(
-        incoming: Incoming,
-        exchange: Box<Exchange>,
-        lease: Lease,
-        unasked: Option<oneshot::Sender<()>>,
-    ) -> Self {
-        let bodiless = matches!(exchange.status, Some(StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED));
-        let mut body = Self {
-            source: BodySource::Streaming(StreamingBody {
-                incoming,
-                lease: Some(lease),
-                unasked,
-                bodiless,
-                stalled: None,
-            }),
-            exchange: Some(exchange),
-        };
+    fn streaming(body: Box<StreamingBody>, exchange: Box<Exchange>) -> Self {
+        let mut body = Self { source: BodySource::Streaming(body), exchange: Some(exchange) };
         body.settle_if_done();
         body
     }
@@ -284,6 +269,17 @@ impl ResponseBody {
 }
 
 impl StreamingBody {
+    /// The body of an answer with `status`, which comes by `lease`.
+    pub(super) fn new(incoming: Incoming, lease: Lease, status: StatusCode) -> Box<Self> {
+        let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        Box::new(Self { incoming, lease: Some(lease), unasked: None, bodiless, stalled: None })
+    }
+
+    /// Has the client's body, which nobody asked for, held back until the answer is whole.
+    pub(super) fn hold(&mut self, unasked: Option<oneshot::Sender<()>>) {
+        self.unasked = unasked;
+    }
+
     /// Ready when the exchange has been still for too long, or its client's deadline is over.
     fn poll_stalled(&mut self, cx: &mut Context<'_>, exchange: &Exchange) -> Poll<()> {
         let Some(by) = exchange.limits.body_by(exchange.flow()) else { return Poll::Pending };

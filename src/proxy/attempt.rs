@@ -5,11 +5,12 @@ use std::{
     time::Duration,
 };
 
-use ::http::{HeaderMap, Method, Response, StatusCode, Version};
+use ::http::{HeaderMap, Method, Response, StatusCode, Version, response::Parts};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
 use super::{
+    answer::StreamingBody,
     exchange::Exchange,
     outgoing::{Outgoing, To},
     tunnel::Tunnel,
@@ -34,14 +35,12 @@ const REPLAYS: usize = 1;
 /// An endpoint's answer, its body still to come.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    pub(super) response: Response<Incoming>,
+    pub(super) head: Parts,
     /// The fields that it came with.
     pub(super) has: Census,
-    pub(super) lease: Lease,
+    pub(super) body: Box<StreamingBody>,
     /// Both sides switch protocols.
-    pub(super) tunnel: Option<Tunnel>,
-    /// Its client waits to be asked for the body, and the answer came first. Dropped, it ends the wait in vain.
-    pub(super) unasked: Option<oneshot::Sender<()>>,
+    pub(super) tunnel: Option<Box<Tunnel>>,
 }
 
 /// Sends the request to an endpoint of `upstream` and waits for the head of its answer.
@@ -49,7 +48,7 @@ pub(super) async fn send(
     exchange: &mut Exchange,
     upstream: &LocalUpstream,
     outgoing: &mut Outgoing,
-) -> Result<Box<Answer>, ProxyError> {
+) -> Result<Answer, ProxyError> {
     let mut picked = None;
     loop {
         // A replay stays where it was: the connection was at fault, not the endpoint.
@@ -77,7 +76,7 @@ pub(super) async fn send(
         match lease.send(request, keep, listener(exchange, gate.as_ref())).await {
             Ok(response) => {
                 let mut answer = answer(exchange, outgoing, response, lease, upstream)?;
-                answer.unasked = gate.and_then(|gate| gate.take());
+                answer.body.hold(gate.and_then(|gate| gate.take()));
                 return Ok(answer);
             }
             Err(mut failure) => {
@@ -219,7 +218,7 @@ fn answer(
     mut response: Response<Incoming>,
     lease: Lease,
     upstream: &Upstream,
-) -> Result<Box<Answer>, ProxyError> {
+) -> Result<Answer, ProxyError> {
     let broken = |exchange: &mut Exchange, what: &dyn std::fmt::Display| {
         exchange.attempt_ends(Outcome::ProtocolError);
         ProxyError::new(Reason::UpstreamProtocol).by(upstream.name()).because(what)
@@ -252,9 +251,11 @@ fn answer(
     }
     let tunnel = accepted.and_then(|protocol| {
         let (_, client) = outgoing.upgrade.take()?;
-        Some(Tunnel { protocol, client, endpoint: hyper::upgrade::on(&mut response) })
+        Some(Box::new(Tunnel { protocol, client, endpoint: hyper::upgrade::on(&mut response) }))
     });
-    Ok(Box::new(Answer { response, has, lease, tunnel, unasked: None }))
+    let (head, body) = response.into_parts();
+    let body = StreamingBody::new(body, lease, head.status);
+    Ok(Answer { head, has, body, tunnel })
 }
 
 /// Holds the head of an answer to the upstream's bounds, and to what HTTP/2 says of fields. HTTP/1 is held to that where

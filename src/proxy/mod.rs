@@ -41,7 +41,7 @@ pub(crate) async fn handle(mut exchange: Box<Exchange>) -> Response<ResponseBody
         caught(dispatched).await
     };
     match result {
-        Ok(Ok(answer)) => answer::forward(exchange, *answer),
+        Ok(Ok(answer)) => answer::forward(exchange, answer),
         Ok(Err(Instead::Tunnel(tunnel))) => answer::established(exchange, *tunnel),
         Ok(Err(Instead::AnswerHere)) => answer::here(exchange),
         Ok(Err(Instead::Fail(error))) => answer::made(exchange, &error),
@@ -68,7 +68,7 @@ impl From<ProxyError> for Instead {
     }
 }
 
-async fn dispatch(exchange: &mut Exchange) -> Result<Box<attempt::Answer>, Instead> {
+async fn dispatch(exchange: &mut Exchange) -> Result<attempt::Answer, Instead> {
     #[cfg(test)]
     assert!(!exchange.parts.headers.contains_key("x-test-panic"), "a test wants a panic");
     let wish = receive::receive(exchange)?;

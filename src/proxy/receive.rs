@@ -39,8 +39,10 @@ pub(super) fn receive(exchange: &mut Exchange) -> Result<Option<Wish>, ProxyErro
     let host = host(exchange, &connection)?;
     exchange.know_host(host.clone());
     let headers = &mut exchange.parts.headers;
-    // Room for what Weir adds, at once.
-    headers.reserve(OWN_FIELDS);
+    if exchange.parts.version == Version::HTTP_2 {
+        // Room for what Weir adds, at once. Over HTTP/1 the last answer on the connection has left enough.
+        headers.reserve(OWN_FIELDS);
+    }
     if had.any(census::TRACE) {
         exchange.trace_id = trace::take(headers);
     }

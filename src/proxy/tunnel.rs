@@ -30,7 +30,7 @@ pub(super) struct Tunnel {
 
 impl Tunnel {
     /// Carries bytes both ways once both sides have switched.
-    pub(super) fn carry(self, exchange: Box<Exchange>, lease: Lease) {
+    pub(super) fn carry(self, exchange: Box<Exchange>, lease: Option<Lease>) {
         let endpoint = async { self.endpoint.await.map(TokioIo::new).map_err(io::Error::other) };
         carry(self.client, endpoint, exchange, lease);
     }

@@ -90,7 +90,11 @@ fn join(replacement: &str, rest: &str) -> String {
 }
 
 /// Applies `edits` to `headers`: first `remove`, then `set`, then `add`.
+#[inline]
 pub fn apply_edits(edits: &HeaderEdits, headers: &mut HeaderMap) {
+    if edits.is_empty() {
+        return;
+    }
     for name in &edits.remove {
         headers.remove(name);
     }

@@ -256,27 +256,29 @@ impl Framer {
         Ok(())
     }
 
-    /// All fields that are there in one go, and the end of the head, as long as they are whole; else the next line. A fault comes with the beginning of its line.
+    /// All fields that are there in one go, and the end of the head, as long as they are whole; else the next line.
+    /// A fault comes with the beginning of its line.
     fn fields(&mut self, rest: &[u8]) -> Result<(usize, Option<Stop>), (usize, Fault)> {
         let mut at = 0;
         // The lines of an interim answer are kept one by one.
         if self.cut.is_empty() && self.hint.is_none() {
+            // Looked at from its first byte on, beyond its end perhaps: that rules out nearly every line.
+            let mut may_matter = lines::may_matter(rest);
             for end in Places::of(b'\n', rest) {
-                match rest.get(at..end) {
-                    Some([b'\r']) => {
-                        let stop = self.head_ends().map_err(|fault| (at, fault))?;
-                        return Ok((end + 1, stop));
-                    }
-                    Some([line @ .., b'\r']) if line.len() < self.max_line => {
-                        if lines::may_matter(line) {
-                            lines::field(line)
-                                .and_then(|field| self.note(field))
-                                .map_err(|fault| (at, fault))?;
-                        }
-                    }
-                    _ => break,
+                let length = end - at;
+                if length == 0 || length > self.max_line || rest.get(end - 1) != Some(&b'\r') {
+                    break;
+                }
+                if length == 1 {
+                    let stop = self.head_ends().map_err(|fault| (at, fault))?;
+                    return Ok((end + 1, stop));
+                }
+                if may_matter && let Some(line) = rest.get(at..end - 1).filter(|line| lines::may_matter(line))
+                {
+                    lines::telling(line).and_then(|field| self.note(field)).map_err(|fault| (at, fault))?;
                 }
                 at = end + 1;
+                may_matter = rest.get(at..).is_some_and(lines::may_matter);
             }
         }
         if at > 0 { Ok((at, None)) } else { self.lines(rest).map_err(|fault| (0, fault)) }

@@ -178,6 +178,7 @@ pub(super) fn may_matter(line: &[u8]) -> bool {
 
 /// A line that [`may_matter`]. Its name and value are compared with what they have to be, so that their bytes need not be
 /// looked at one by one.
+#[inline]
 pub(super) fn telling(line: &[u8]) -> Result<Field<'_>, Fault> {
     match line.iter().position(|&b| b == b':') {
         Some(colon @ 1..) if !matches!(line, [b' ' | b'\t', ..]) => {
