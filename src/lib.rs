@@ -10,6 +10,7 @@ pub mod drain;
 pub mod error;
 pub mod http;
 pub mod listener;
+mod memory;
 mod net;
 mod proxy;
 pub mod readiness;

@@ -20,6 +20,7 @@ use self::certificates::{Certificate, Upstreams};
 use crate::{
     config::{Bootstrap, Documents, Loaded, Name},
     listener::{Fingerprint, Listener},
+    memory,
     readiness::Readiness,
     snapshot::Publisher,
     telemetry::{EndpointState, LogHandle, PoolState},
@@ -27,7 +28,7 @@ use crate::{
     worker::Shared,
 };
 
-/// How often gauges are brought up to date, and the file and the certificates are looked at.
+/// How often gauges are brought up to date, free memory is given back, and the file and the certificates are looked at.
 const UPKEEP: Duration = Duration::from_secs(1);
 
 /// What the control side is told from outside.
@@ -160,6 +161,7 @@ pub(crate) async fn run(
             () = &mut inbound_drain => {}
             _ = upkeep.tick() => {
                 bring_gauges_up_to_date(&state);
+                memory::give_back();
                 for certificate in &mut certificates {
                     certificate.refresh(&state.shared.telemetry.metrics);
                 }

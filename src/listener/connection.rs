@@ -145,21 +145,30 @@ impl Connection {
 
     /// Serves the connection until it ends.
     pub(super) async fn serve(self: Rc<Self>, socket: Socket) {
+        // Each part of a connection's life is boxed: in one piece, every connection would have the size of the largest
+        // part for as long as it lasts.
+        let open = Box::pin(self.opened(socket));
+        let rest: Pin<Box<dyn Future<Output = ()>>> = match open.await {
+            Ok(Some((Detected::Http1, io))) => Box::pin(self.serve_http1(io)),
+            Ok(Some((Detected::Http2, io))) => Box::pin(self.serve_http2(io)),
+            // It closed before it said anything: a probe of a load balancer, say.
+            Ok(None) => return,
+            Err(refused) => return self.refuse(&refused),
+        };
+        rest.await;
+    }
+
+    /// Opens the connection while there is time for it.
+    async fn opened(&self, socket: Socket) -> Result<Option<(Detected, ServerIo)>, Refused> {
         let opening = timeout(self.listener.config.header_timeout, self.open(socket));
-        let opened = tokio::select! {
+        tokio::select! {
             opened = opening => opened.unwrap_or(Err(Refused::because(ConnectionRefusal::Timeout))),
             () = self.told_to_go() => Err(Refused::because(ConnectionRefusal::Draining)),
-        };
-        match opened {
-            Ok(Some((Detected::Http1, io))) => self.serve_http1(io).await,
-            Ok(Some((Detected::Http2, io))) => self.serve_http2(io).await,
-            // It closed before it said anything: a probe of a load balancer, say.
-            Ok(None) => {}
-            Err(refused) => self.refuse(&refused),
         }
     }
 
-    async fn serve_http1(self: Rc<Self>, io: ServerIo) {
+    /// hyper's part is made before the future is, which then holds it once, and nothing else that is large.
+    fn serve_http1(self: Rc<Self>, io: ServerIo) -> impl Future<Output = ()> {
         let config = &self.listener.config;
         let handler = self.clone();
         let service = service_fn(move |request: hyper::Request<Incoming>| {
@@ -169,7 +178,7 @@ impl Connection {
         let io =
             io.explaining(self.listener.refusals.clone()).strict(config.max_header_bytes.saturating_mul(2));
         // hyper's own header timer would count an idle connection's silence too; ours tells them apart.
-        let served = http1::Builder::new()
+        let mut served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(None)
             .half_close(true)
@@ -180,31 +189,39 @@ impl Connection {
             .writev(false)
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
-        let mut served = served;
-        let mut listens = false;
-        let ended = std::future::poll_fn(|cx| {
-            if !std::mem::replace(&mut listens, true) {
-                // One task polls this, whose waker stays the same.
-                self.state.listen(cx.waker());
-            }
-            match self.signal.take() {
-                None | Some(Signal::Look) => {}
-                Some(Signal::Finish) => Pin::new(&mut served).graceful_shutdown(),
-                Some(signal) => return Poll::Ready(Some(signal)),
-            }
-            Pin::new(&mut served).poll(cx).map(|result| {
-                self.note_end(result);
-                None
+        async move {
+            let mut listens = false;
+            let ended = std::future::poll_fn(|cx| {
+                if !std::mem::replace(&mut listens, true) {
+                    // One task polls this, whose waker stays the same.
+                    self.state.listen(cx.waker());
+                }
+                match self.signal.take() {
+                    None | Some(Signal::Look) => {}
+                    Some(Signal::Finish) => Pin::new(&mut served).graceful_shutdown(),
+                    Some(signal) => return Poll::Ready(Some(signal)),
+                }
+                Pin::new(&mut served).poll(cx).map(|result| {
+                    self.note_end(result);
+                    None
+                })
             })
-        })
-        .await;
-        // Nothing is left of a connection that has left HTTP.
-        let Some(parts) = served.into_parts() else { return };
-        let io = parts.io.into_inner();
+            .await;
+            let last_words = {
+                // Nothing is left of a connection that has left HTTP.
+                let Some(parts) = served.into_parts() else { return };
+                Box::pin(self.end_http1(ended, parts.io.into_inner()))
+            };
+            last_words.await;
+        }
+    }
+
+    /// What is still to be said on a connection that hyper has done with; `told` = because of what the worker said.
+    async fn end_http1(&self, told: Option<Signal>, io: ServerIo) {
         if let Some(fault) = io.refused() {
             tracing::debug!(listener = %self.listener.config.name, peer = %self.remote(), %fault, "ambiguous request");
         }
-        match ended {
+        match told {
             Some(Signal::HeadTooSlow) => {
                 self.ended_for(ConnectionEnd::HeaderTimeout);
                 self.say_too_slow(io).await;

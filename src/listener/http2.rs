@@ -84,9 +84,8 @@ impl Connection {
                 };
                 self.listener.metrics.refused.of(refused).increment(1);
             }
-            if let Ok(io) = Rc::try_unwrap(io) {
-                self.say_goaway(io.into_inner(), &meter).await;
-            }
+            let Ok(io) = Rc::try_unwrap(io) else { return };
+            Box::pin(self.say_goaway(io.into_inner(), &meter)).await;
         }
     }
 

@@ -73,7 +73,8 @@ async fn dispatch(exchange: &mut Exchange) -> Result<attempt::Answer, Instead> {
     assert!(!exchange.parts.headers.contains_key("x-test-panic"), "a test wants a panic");
     let wish = receive::receive(exchange)?;
     if exchange.parts.method == Method::CONNECT {
-        return Err(Instead::Tunnel(passthrough::connect(exchange).await?));
+        // Boxed: every request would have room for it.
+        return Err(Instead::Tunnel(Box::pin(passthrough::connect(exchange)).await?));
     }
     if framing::count_forwards(&exchange.parts.method, &mut exchange.parts.headers) == Forwards::AnswerHere {
         return Err(Instead::AnswerHere);

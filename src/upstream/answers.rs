@@ -12,7 +12,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use memchr::memmem;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf, Take};
 
 use crate::{
     http::wire::{Asked, Framer, Strict},
@@ -21,6 +21,14 @@ use crate::{
 
 /// Most bytes of one line of an answer. hyper has a bound for a whole head (about 400 KiB), which is met first.
 const MAX_LINE: usize = 1024 * 1024;
+
+/// With more connections than this from one worker to one endpoint, short answers have to do with small buffers: hyper
+/// doubles a connection's buffers, of 8 KiB each, when a read fills one, and never gives back what they have grown by.
+const MANY: u32 = 128;
+/// How many bytes are read at once then: with a head before them they fit into 8 KiB, towards the client too.
+const SMALL_READ: u64 = 7 * 1024;
+/// After so many bytes an answer is not short any more. A short one takes a few reads more at most.
+const SHORT_ANSWER: usize = 32 * 1024;
 
 /// Whoever hears of interim answers (1xx).
 pub(crate) trait Listen: fmt::Debug + Send + Sync {
@@ -40,6 +48,8 @@ struct Asking {
     method: AtomicU8,
     /// The head that is written next is to be kept.
     keep: AtomicBool,
+    /// There are [`MANY`] connections.
+    sparing: AtomicBool,
     written: Mutex<Vec<u8>>,
     listener: Mutex<Option<Arc<dyn Listen>>>,
 }
@@ -62,6 +72,11 @@ impl Question {
             lock(&self.0.written).clear();
         }
         self.0.keep.store(keep, Ordering::Relaxed);
+    }
+
+    /// How many connections there are of this one's kind, as far as is known when a request is sent.
+    pub(super) fn is_one_of(&self, connections: u32) {
+        self.0.sparing.store(connections > MANY, Ordering::Relaxed);
     }
 
     /// Nobody waits for the answer any more.
@@ -145,14 +160,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// answers it ends the connection, which nobody waits for.
 #[derive(Debug)]
 pub(super) struct Answers {
-    stream: Stream,
+    stream: Take<Stream>,
     strict: Strict,
     question: Question,
+    /// How many bytes of the answer have come.
+    came: usize,
 }
 
 impl Answers {
     pub(super) fn new(stream: Stream, question: Question) -> Self {
-        Self { stream, strict: Strict::new(Framer::answers(MAX_LINE)), question }
+        Self { stream: stream.take(0), strict: Strict::new(Framer::answers(MAX_LINE)), question, came: 0 }
+    }
+
+    /// Reads as much as there is room for, or not much where buffers are to stay small.
+    fn poll_some(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.came < SHORT_ANSWER && self.question.0.sparing.load(Ordering::Relaxed) {
+            self.stream.set_limit(SMALL_READ);
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        self.poll_stream(|stream| stream.poll_read(cx, buf))
+    }
+
+    fn poll_stream<R>(&mut self, poll: impl FnOnce(Pin<&mut Stream>) -> R) -> R {
+        poll(Pin::new(self.stream.get_mut()))
     }
 }
 
@@ -163,10 +193,12 @@ impl AsyncRead for Answers {
             return Poll::Ready(instead);
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        ready!(this.poll_some(cx, buf))?;
         if let Some(asked) = this.question.take() {
             this.strict.expect(asked);
+            this.came = 0;
         }
+        this.came = this.came.saturating_add(buf.filled().len().saturating_sub(before));
         let seen = this.strict.look(buf, before);
         if let Some(fault) = this.strict.refused() {
             tracing::debug!(%fault, "an endpoint's answer is refused");
@@ -184,7 +216,7 @@ impl AsyncWrite for Answers {
         let this = self.get_mut();
         // Whether it can be written or not: a connection may die of it.
         this.question.note_writing(buf);
-        Pin::new(&mut this.stream).poll_write(cx, buf)
+        this.poll_stream(|stream| stream.poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -192,18 +224,70 @@ impl AsyncWrite for Answers {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+        self.get_mut().poll_stream(|stream| stream.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream.get_ref().is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        self.get_mut().poll_stream(|stream| stream.poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        self.get_mut().poll_stream(|stream| stream.poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    /// The sizes of the reads, with `connections`, by which an answer of `SHORT_ANSWER` and 64 KiB more comes.
+    async fn reads(connections: u32) -> Vec<usize> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut endpoint, _) = listener.accept().await.unwrap();
+        let question = Question::default();
+        let mut answers = Answers::new(Stream::Plain(socket), question.clone());
+        let size = SHORT_ANSWER + 64 * 1024;
+        let mut sizes = Vec::new();
+        // The second answer is like the first one: nothing is left of what was counted.
+        for _ in 0..2 {
+            question.ask(&Method::GET, false, None);
+            question.is_one_of(connections);
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n");
+            let answer = [head.as_bytes(), &vec![b'.'; size]].concat();
+            let read = async {
+                let mut left = answer.len();
+                let mut buf = vec![0; 16 * 1024];
+                while left > 0 {
+                    let n = answers.read(&mut buf).await.unwrap();
+                    assert!(n > 0, "the answer ended early");
+                    left -= n;
+                    sizes.push(n);
+                }
+            };
+            let (written, ()) = tokio::join!(endpoint.write_all(&answer), read);
+            written.unwrap();
+        }
+        sizes
+    }
+
+    #[tokio::test]
+    async fn where_there_are_many_connections_short_answers_are_read_in_small_pieces() {
+        let small = usize::try_from(SMALL_READ).unwrap();
+        let few = reads(MANY).await;
+        assert!(few.iter().take(2).any(|&n| n > small), "{few:?}");
+        let many = reads(MANY + 1).await;
+        let short = many.iter().take(SHORT_ANSWER / small);
+        assert!(short.clone().all(|&n| n <= small), "{many:?}");
+        assert!(many.iter().any(|&n| n > small), "a long answer is read in large pieces: {many:?}");
     }
 }

@@ -112,7 +112,8 @@ impl Lane {
     pub(crate) async fn checkout(self: &Rc<Self>, now: Instant, fresh: bool) -> Result<Lease, CheckoutError> {
         let conn = match self.take(now, fresh) {
             Some(conn) => conn,
-            None if fresh && !self.shares() && self.has_room() => self.open_own().await?,
+            // Boxed: it is large and rare, and every request would have room for it.
+            None if fresh && !self.shares() && self.has_room() => Box::pin(self.open_own()).await?,
             None => self.wait().await?,
         };
         Ok(Lease::new(self, conn))
@@ -250,6 +251,11 @@ impl Lane {
     fn open_slot(self: &Rc<Self>) -> Rc<OpenSlot> {
         self.open.set(self.open.get() + 1);
         Rc::new(OpenSlot { lane: Rc::downgrade(self), _count: self.endpoint.count_open() })
+    }
+
+    /// How many connections it has.
+    pub(super) fn open(&self) -> u32 {
+        self.open.get()
     }
 
     pub(super) fn closed_one(&self) {

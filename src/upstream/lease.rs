@@ -129,6 +129,7 @@ impl Lease {
         match &mut self.conn {
             Some(Conn::Http1(conn)) => {
                 conn.question.ask(request.method(), keep, listener);
+                conn.question.is_one_of(self.lane.open());
                 let sent = conn.sender.try_send_request(request).await.map_err(failure);
                 conn.question.forget();
                 sent

@@ -2,9 +2,9 @@
 
 use std::{
     cell::{Cell, RefCell},
-    pin::{Pin, pin},
+    pin::Pin,
     rc::{Rc, Weak},
-    task::Waker,
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -138,18 +138,29 @@ async fn handshake_http2(
 /// Runs a connection on a task of its own until it ends.
 fn drive<C>(lane: &Rc<Lane>, connection: C, slot: Rc<OpenSlot>) -> AbortHandle
 where
-    C: Future<Output = hyper::Result<()>> + 'static,
+    C: Future<Output = hyper::Result<()>> + Unpin + 'static,
 {
     let end = End { lane: Rc::downgrade(lane), slot: Some(slot) };
-    let task = spawn_local(async move {
-        // Dropped after the connection, also when the task is aborted.
-        let _end = end;
-        let connection = pin!(connection);
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "upstream connection ended");
-        }
-    });
-    task.abort_handle()
+    spawn_local(Driven { connection, _end: end }).abort_handle()
+}
+
+/// A connection on its task. An async block would have room for it twice: as what it is given, and as what it waits for.
+struct Driven<C> {
+    connection: C,
+    /// Dropped after the connection, also when the task is aborted.
+    _end: End,
+}
+
+impl<C: Future<Output = hyper::Result<()>> + Unpin> Future for Driven<C> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.connection).poll(cx).map(|ended| {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "upstream connection ended");
+            }
+        })
+    }
 }
 
 /// Tells the lane that a connection has ended.
