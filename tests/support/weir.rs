@@ -286,17 +286,11 @@ fn fill_in(
     file: &str,
     mut addresses: BTreeMap<String, SocketAddr>,
 ) -> (String, BTreeMap<String, SocketAddr>) {
-    let mut reserved = Vec::new(); // held until all are chosen, so that no two are the same
     let mut text = String::new();
     let mut rest = file;
     while let Some((before, after)) = rest.split_once("{{") {
         let (name, after) = after.split_once("}}").expect("a closing }}");
-        let address = *addresses.entry(name.to_owned()).or_insert_with(|| {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-            let address = listener.local_addr().unwrap();
-            reserved.push(listener);
-            address
-        });
+        let address = *addresses.entry(name.to_owned()).or_insert_with(unused_address);
         text.push_str(before);
         text.push_str(&address.to_string());
         rest = after;
@@ -317,9 +311,23 @@ fn gather(mut from: impl Read + Send + 'static) -> Arc<Mutex<Vec<u8>>> {
     gathered
 }
 
-/// An address on which nobody listens.
+/// An address on which nobody listens, and that no other test is given while this process lives.
+///
+/// A port that the system chose and that is free again is soon somebody else's: another test's Weir, which then answers
+/// in the place of this one's, or a client's end of a connection. So ports come from below those that the system gives
+/// to clients, and a locked file stands for each.
 pub fn unused_address() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+    static TAKEN: Mutex<Vec<std::fs::File>> = Mutex::new(Vec::new());
+    let folder = std::env::temp_dir().join("weir-test-ports");
+    std::fs::create_dir_all(&folder).unwrap();
+    loop {
+        let port = fastrand::u16(10_000..32_000);
+        let Ok(lock) = std::fs::File::create(folder.join(port.to_string())) else { continue };
+        if lock.try_lock().is_ok() && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            TAKEN.lock().unwrap().push(lock);
+            return SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        }
+    }
 }
 
 /// A file with one inbound listener, one upstream `app` and one route `all` for everything, to which a test adds the
