@@ -458,7 +458,7 @@ pub struct FrameOrigin {
 impl FrameOrigin {
     /// One that gives each request what `answer` makes of its stream.
     pub fn answering(answer: impl Fn(u32) -> Vec<u8> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let listener = super::raw_origin::listen();
         let address = listener.local_addr().unwrap();
         let (accepted, stopping) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let seen = Arc::new(Mutex::new(Vec::new()));

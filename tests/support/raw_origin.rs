@@ -60,7 +60,7 @@ pub struct RawOrigin {
 impl RawOrigin {
     /// Starts one that plays `script` on every connection; when the script returns, the connection is closed.
     pub fn start(script: impl Fn(&mut Accepted) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let listener = listen();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let accepted = Arc::new(AtomicUsize::new(0));
@@ -108,4 +108,13 @@ impl Drop for RawOrigin {
             let _ = accepting.join();
         }
     }
+}
+
+/// A listener with room for a burst of connections. What the standard library asks for is 128: one more while its thread
+/// does not run, and the system drops the attempt, which is made again after a second.
+pub fn listen() -> TcpListener {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    socket.listen(4096).unwrap();
+    socket.into()
 }
