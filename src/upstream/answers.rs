@@ -19,9 +19,6 @@ use crate::{
     net::Stream,
 };
 
-/// Most bytes of one line of an answer. hyper has a bound for a whole head (about 400 KiB), which is met first.
-const MAX_LINE: usize = 1024 * 1024;
-
 /// With more connections than this from one worker to one endpoint, short answers have to do with small buffers: hyper
 /// doubles a connection's buffers, of 8 KiB each, when a read fills one, and never gives back what they have grown by.
 const MANY: u32 = 128;
@@ -168,8 +165,9 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    pub(super) fn new(stream: Stream, question: Question) -> Self {
-        Self { stream: stream.take(0), strict: Strict::new(Framer::answers(MAX_LINE)), question, came: 0 }
+    /// A line of an answer may have at most `max_line` bytes; hyper's own bound of a head is to be met first.
+    pub(super) fn new(stream: Stream, question: Question, max_line: usize) -> Self {
+        Self { stream: stream.take(0), strict: Strict::new(Framer::answers(max_line)), question, came: 0 }
     }
 
     /// Reads as much as there is room for, or not much where buffers are to stay small.
@@ -255,7 +253,7 @@ mod tests {
         let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut endpoint, _) = listener.accept().await.unwrap();
         let question = Question::default();
-        let mut answers = Answers::new(Stream::Plain(socket), question.clone());
+        let mut answers = Answers::new(Stream::Plain(socket), question.clone(), 4096);
         let size = SHORT_ANSWER + 64 * 1024;
         let mut sizes = Vec::new();
         // The second answer is like the first one: nothing is left of what was counted.

@@ -84,8 +84,9 @@ pub(super) async fn open(lane: &Rc<Lane>, slot: Rc<OpenSlot>) -> Result<Opened, 
         // A bound of one's own costs an allocation an answer; what is fewer is checked afterwards.
         http1.max_headers(lane.connector().max_headers());
     }
+    let max_line = lane.connector().max_header_bytes().saturating_mul(2);
     let (sender, connection) = http1
-        .handshake(TokioIo::new(Answers::new(stream, question.clone())))
+        .handshake(TokioIo::new(Answers::new(stream, question.clone(), max_line)))
         .await
         .map_err(|e| ConnectError::Handshake(e.to_string()))?;
     let driver = drive(lane, connection.with_upgrades(), slot.clone());
