@@ -16,6 +16,7 @@ mod proxy;
 pub mod readiness;
 pub mod route;
 pub mod snapshot;
+pub mod store;
 pub mod telemetry;
 pub mod tls;
 pub mod upstream;

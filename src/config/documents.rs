@@ -14,18 +14,32 @@ pub enum Kind {
     Upstream,
     /// A rule for requests.
     Route,
+    /// A rate limit.
+    Limit,
+    /// A degradation switch.
+    Switch,
+    /// A set of changes that is turned on and off as one.
+    Plan,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: &'static [Self] = &[Self::Upstream, Self::Route];
+    pub const ALL: &'static [Self] = &[Self::Upstream, Self::Route, Self::Limit, Self::Switch, Self::Plan];
 
     /// Its name in files, keys and the admin interface: the plural.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Upstream => "upstreams",
             Self::Route => "routes",
+            Self::Limit => "limits",
+            Self::Switch => "switches",
+            Self::Plan => "plans",
         }
+    }
+
+    /// The kind that has this name.
+    pub fn of(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == name)
     }
 }
 

@@ -1,0 +1,123 @@
+//! Where live policy comes from.
+//!
+//! A store holds a tree of keys ([`key`]) and tells what it holds ([`Event`]): first all of it, then every change, one
+//! complete revision after the other, and in between the proof that nothing has changed. What that means for policy
+//! is not its concern.
+
+pub mod key;
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+
+/// A key and its value, as they stand in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// The key below `<root>/policy/`: `orders/switches/no-recommendations`. Bytes of a store's key that are no
+    /// UTF-8 are replaced (U+FFFD), which makes it a key that is refused.
+    pub key: Arc<str>,
+    /// The value, as it was written.
+    pub value: Bytes,
+    /// The revision at which it was written last.
+    pub revision: i64,
+}
+
+/// A key that was written or deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The key, as in [`Item::key`].
+    pub key: Arc<str>,
+    /// Its new value; `None` when it was deleted.
+    pub value: Option<Bytes>,
+    /// The revision of the change.
+    pub revision: i64,
+}
+
+/// Everything that the three scopes of an instance hold, at one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// Which store this is: etcd's cluster id; what identifies a directory.
+    pub cluster: u64,
+    /// The revision of the read.
+    pub revision: i64,
+    /// All items, in order of key.
+    pub items: Vec<Item>,
+}
+
+/// Why everything was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ReadCause {
+    /// The first read of this process.
+    Start,
+    /// What we had not seen yet was compacted away.
+    Compaction,
+    /// The cluster is another one.
+    NewCluster,
+    /// The store's revision ran backwards: it was restored to an older state.
+    Regression,
+    /// The watch was refused or ended for another reason than those.
+    Lost,
+    /// It is read regularly (a directory).
+    Poll,
+}
+
+/// What a store tells, in order.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Everything, anew: it replaces all that was told before.
+    Read {
+        /// What is there.
+        content: Content,
+        /// Why it was read.
+        cause: ReadCause,
+        /// When it had been read.
+        at: Instant,
+    },
+    /// All changes of all revisions after the last one told, up to and including `revision`; never a part of one.
+    Changed {
+        /// The newest revision that these changes belong to.
+        revision: i64,
+        /// The changes in order of revision. A key may occur more than once.
+        changes: Vec<Change>,
+        /// When the first of them had come.
+        at: Instant,
+    },
+    /// Nothing but what was told had changed at `revision`.
+    Proven {
+        /// The store's own revision then; it counts the changes of everybody, so that it may be far ahead.
+        revision: i64,
+        /// When the store said so.
+        at: Instant,
+    },
+    /// The connection is there.
+    Connected {
+        /// The member, as configured.
+        endpoint: String,
+    },
+    /// The connection is gone, or could not be made; the store goes on trying by itself.
+    Disconnected {
+        /// A word for metrics.
+        cause: Lost,
+        /// What happened, for people.
+        error: String,
+    },
+}
+
+/// Why a connection to the store ended or did not come to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lost {
+    /// No member took the connection.
+    Connect,
+    /// TLS failed, or a certificate was not accepted.
+    Tls,
+    /// User, password or token.
+    Auth,
+    /// The member has no leader, or is no member any more.
+    Leader,
+    /// Nothing was heard for too long.
+    Stalled,
+    /// The stream or the connection broke.
+    Broken,
+    /// The store answered what it should not.
+    Protocol,
+}
