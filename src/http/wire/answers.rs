@@ -262,3 +262,141 @@ fn syntax(error: httparse::Error) -> Refusal {
         error => Refusal::Syntax(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { bytes: 512, fields: 8 };
+
+    /// What is read of `bytes`, which come in pieces that end at `cuts`: status, fields, body, trailers, interim answers,
+    /// and how many bytes were left over.
+    #[derive(Debug, PartialEq)]
+    struct Came {
+        status: u16,
+        fields: Vec<(String, String)>,
+        body: Vec<u8>,
+        trailers: Vec<(String, String)>,
+        interim: Vec<u16>,
+        over: bool,
+        lasts: bool,
+        left_over: usize,
+    }
+
+    fn pairs(headers: &HeaderMap) -> Vec<(String, String)> {
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect()
+    }
+
+    fn read(bytes: &[u8], cuts: &[usize], asked: Asked) -> Result<Came, Refusal> {
+        let mut answers = Answers::new(BOUNDS);
+        answers.expect(asked);
+        let (mut found, mut body, mut interim, mut left_over) = (None, Vec::new(), Vec::new(), 0);
+        let mut at = 0;
+        for end in cuts.iter().copied().chain([bytes.len()]) {
+            let mut piece = &bytes[at..end.max(at)];
+            at = end.max(at);
+            if found.is_none() {
+                let (taken, whole) = answers.head(piece, |status, _| interim.push(status.as_u16()))?;
+                piece = &piece[taken..];
+                found = whole;
+            }
+            if found.is_some() {
+                let taken = answers.body(piece, |data| body.extend_from_slice(data))?;
+                left_over += piece.len() - taken;
+            }
+        }
+        let head = found.ok_or(Refusal::Syntax(httparse::Error::Status))?;
+        let over = answers.over();
+        let trailers = if over { answers.trailers()? } else { None };
+        Ok(Came {
+            status: head.parts.status.as_u16(),
+            fields: pairs(&head.parts.headers),
+            body,
+            trailers: trailers.as_ref().map(pairs).unwrap_or_default(),
+            interim,
+            over,
+            lasts: answers.lasts(),
+            left_over,
+        })
+    }
+
+    const ANSWERS: &[(&str, Asked)] = &[
+        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: b\r\n\r\nhello", Asked::Other),
+        (
+            "HTTP/1.1 200\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n6;x=y\r\n world\r\n0\r\n\r\n",
+            Asked::Other,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nx-sum: 1\r\nx-b: c\r\n\r\n",
+            Asked::Other,
+        ),
+        (
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nlink: x\r\n\r\nHTTP/1.1 204 No\r\n\r\n",
+            Asked::Other,
+        ),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n", Asked::Head),
+        ("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nuntil the end", Asked::Other),
+        ("HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\nx", Asked::Other),
+        ("HTTP/1.0 200 OK\r\nconnection: Keep-Alive\r\ncontent-length: 1\r\n\r\nx", Asked::Other),
+        ("HTTP/1.1 101 Go\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nbytes", Asked::Other),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nxHTTP/1.1 200 OK\r\n", Asked::Other),
+    ];
+
+    #[test]
+    fn answers_are_read_as_they_are() {
+        let all: Vec<_> =
+            ANSWERS.iter().map(|(text, asked)| read(text.as_bytes(), &[], *asked).unwrap()).collect();
+        let bodies: Vec<_> =
+            all.iter().map(|came| String::from_utf8_lossy(&came.body).into_owned()).collect();
+        assert_eq!(bodies, ["hello", "hello world", "x", "", "", "until the end", "x", "x", "bytes", "x"]);
+        let lasting: Vec<_> = all.iter().map(|came| came.lasts).collect();
+        assert_eq!(lasting, [true, true, true, true, true, false, false, true, false, true]);
+        let over: Vec<_> = all.iter().map(|came| came.over).collect();
+        assert_eq!(over, [true, true, true, true, true, false, true, true, false, true]);
+        assert_eq!(all[2].trailers, [("x-sum".into(), "1".into()), ("x-b".into(), "c".into())]);
+        assert_eq!((all[3].status, &*all[3].interim), (204, &[100, 103][..]));
+        assert_eq!(all[9].left_over, "HTTP/1.1 200 OK\r\n".len());
+    }
+
+    #[test]
+    fn bounds_hold_however_an_answer_comes() {
+        let long = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(600));
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(9));
+        let trailers = format!(
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n{}\r\n",
+            "a: b\r\n".repeat(100)
+        );
+        let interim = format!("HTTP/1.1 103 Hints\r\n{}\r\n", "a: b\r\n".repeat(100));
+        for text in [&long, &many, &trailers, &interim] {
+            for step in [1, 7, text.len()] {
+                let cuts: Vec<_> = (0..text.len()).step_by(step).collect();
+                let refused = read(text.as_bytes(), &cuts, Asked::Other).unwrap_err();
+                assert!(
+                    matches!(refused, Refusal::TooLarge | Refusal::Fault(Fault::TooLong)),
+                    "{refused} {text}"
+                );
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn where_it_is_cut_does_not_matter(which in 0..ANSWERS.len(), mut cuts in prop::collection::vec(0_usize..120, 0..8)) {
+            let (text, asked) = ANSWERS[which];
+            cuts.retain(|&cut| cut <= text.len());
+            cuts.sort_unstable();
+            let (whole, pieces) = (read(text.as_bytes(), &[], asked), read(text.as_bytes(), &cuts, asked));
+            prop_assert_eq!(whole, pieces);
+        }
+
+        #[test]
+        fn nothing_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0_usize..200) {
+            let _ = read(&bytes, &[cut.min(bytes.len())], Asked::Other);
+            let begun = [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", &bytes[..]].concat();
+            let _ = read(&begun, &[cut.min(begun.len())], Asked::Other);
+        }
+    }
+}
