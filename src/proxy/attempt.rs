@@ -21,9 +21,9 @@ use crate::{
     error::{ProxyError, Reason},
     http::{body::UploadFault, census::Census, framing, http2, interim, upgrade, wire},
     listener::Connection,
-    snapshot::{Candidate, LocalUpstream, Upstream},
+    snapshot::{LocalUpstream, Upstream},
     telemetry::Outcome,
-    upstream::{CheckoutError, ConnectError, Failure, Lane, Lease, Listen},
+    upstream::{CheckoutError, ConnectError, Failure, Lease, Listen},
 };
 
 /// How long a client that asked to be asked for its body waits for the endpoint to do so. RFC 9110 §10.1.1 lets a
@@ -53,13 +53,16 @@ pub(super) async fn send(
     let mut picked = None;
     loop {
         // A replay stays where it was: the connection was at fault, not the endpoint.
-        let (index, candidate) = match picked {
-            Some(candidate) => candidate,
+        let index = match picked {
+            Some(index) => index,
             None => *picked.insert(pick(exchange, upstream)?),
         };
         let fresh = exchange.attempts() > 0;
         let now = exchange.attempt_begins(upstream, index);
-        let lane = lane(exchange, upstream, candidate, outgoing);
+        let pools = &exchange.connection().worker.pools;
+        let Some(lane) = upstream.lane(pools, index, outgoing.want(exchange)) else {
+            return Err(ProxyError::new(Reason::NoHealthyEndpoint).by(upstream.name()));
+        };
         let mut lease = match lane.checkout(now, fresh).await {
             Ok(lease) => lease,
             Err(error) => return Err(not_connected(exchange, upstream, &error)),
@@ -151,24 +154,12 @@ fn again(exchange: &mut Exchange, outgoing: &Outgoing, lease: &Lease, failure: &
     }
 }
 
-/// One of the upstream's candidates, and its place among them.
-fn pick<'a>(exchange: &Exchange, upstream: &'a Upstream) -> Result<(usize, &'a Candidate), ProxyError> {
+/// One of the upstream's candidates: its place among them.
+fn pick(exchange: &Exchange, upstream: &Upstream) -> Result<usize, ProxyError> {
     let candidates = &upstream.candidates;
     let load = |i: usize| candidates.get(i).map_or(u32::MAX, |candidate| candidate.endpoint.in_flight());
     let picked = exchange.connection().worker.rng(|rng| upstream.balancer.pick(rng, load, |_| false));
-    picked
-        .and_then(|i| Some((i, candidates.get(i)?)))
-        .ok_or_else(|| ProxyError::new(Reason::NoHealthyEndpoint).by(upstream.name()))
-}
-
-fn lane(
-    exchange: &Exchange,
-    upstream: &Upstream,
-    candidate: &Candidate,
-    outgoing: &Outgoing,
-) -> std::rc::Rc<Lane> {
-    let worker = &exchange.connection().worker;
-    exchange.view().lane(&worker.pools, upstream, candidate, outgoing.want(exchange))
+    picked.ok_or_else(|| ProxyError::new(Reason::NoHealthyEndpoint).by(upstream.name()))
 }
 
 /// Holds back the body of a request whose client waits to be asked for it.

@@ -47,7 +47,7 @@ pub(super) struct Outgoing {
 pub(super) fn prepare(exchange: &mut Exchange, upgrade: Option<Wish>) -> Result<Outgoing, ProxyError> {
     let view = exchange.view().clone();
     let passes = exchange.passes.clone();
-    let matched = exchange.route.and_then(|route| view.snapshot().routes.get(route));
+    let matched = exchange.route.and_then(|route| view.snapshot().routes.get(route)).map(|route| &**route);
     let Some(route) = passes.as_deref().map(Passthrough::route).or(matched) else {
         return Err(ProxyError::new(Reason::Internal).because("no route"));
     };
