@@ -4,6 +4,7 @@
 //! complete revision after the other, and in between the proof that nothing has changed. What that means for policy
 //! is not its concern.
 
+pub mod guard;
 pub mod key;
 
 use std::{sync::Arc, time::Instant};
@@ -88,6 +89,12 @@ pub enum Event {
         revision: i64,
         /// When the store said so.
         at: Instant,
+    },
+    /// The keys that cannot be read at present, and why; they keep the value that was told last. It replaces what was
+    /// said before; only a directory has such keys.
+    Faults {
+        /// Each key with what is wrong, in order of key.
+        faults: Vec<(Arc<str>, String)>,
     },
     /// The connection is there.
     Connected {
