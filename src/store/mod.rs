@@ -4,6 +4,7 @@
 //! complete revision after the other, and in between the proof that nothing has changed. What that means for policy
 //! is not its concern.
 
+pub mod cache;
 pub mod guard;
 pub mod key;
 
