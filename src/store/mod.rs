@@ -5,12 +5,19 @@
 //! is not its concern.
 
 pub mod cache;
+pub mod directory;
 pub mod guard;
 pub mod key;
 
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
+
+/// The longest value that is taken, in bytes. Stores that cut longer ones off leave one byte more, so that it shows.
+pub const MAX_VALUE: usize = 256 << 10;
+
+/// The most keys of a scope that are taken. Stores that stop counting leave one more, so that it shows.
+pub const MAX_KEYS: usize = 10_000;
 
 /// A key and its value, as they stand in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
