@@ -2,6 +2,7 @@
 
 mod listeners;
 mod routes;
+mod store;
 mod upstreams;
 
 use std::{
@@ -47,6 +48,7 @@ pub(super) fn bootstrap(file: &FileWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Opti
     listeners::addresses(file, cx);
     let admin = listeners::admin(file, cx);
     let telemetry = listeners::telemetry(file, cx);
+    let store = store::store(file, env, cx);
     let log = &file.log.value;
     Some(Bootstrap {
         service: file.service.as_ref()?.value.clone(),
@@ -57,6 +59,7 @@ pub(super) fn bootstrap(file: &FileWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Opti
         telemetry,
         log: Log { level: log.level.value, format: log.format.value, access: log.access.value },
         drain,
+        store,
         listeners,
     })
 }

@@ -86,7 +86,8 @@ fn endpoints(list: &[Spanned<EndpointWire>], cx: &mut Cx<'_>) -> Vec<Endpoint> {
     out
 }
 
-fn client_tls(wire: &ClientTlsWire, env: &Env<'_>, cx: &mut Cx<'_>) -> ClientTls {
+/// TLS as a client.
+pub(super) fn client_tls(wire: &ClientTlsWire, env: &Env<'_>, cx: &mut Cx<'_>) -> ClientTls {
     let files = [
         ("ca", &wire.ca, PemKind::Certificates),
         ("cert", &wire.cert, PemKind::Certificates),

@@ -10,6 +10,7 @@ use super::{
     http2::Http2Wire,
     patterns::NewPath,
     scalars::{Delay, FilePath, Int, Listen, Mode, Size, Span, SpanOrNone, Workers},
+    store::StoreWire,
     wire,
 };
 use crate::config::{
@@ -44,12 +45,14 @@ wire! {
         log: LogWire = empty,
         /// How the process leaves.
         drain: DrainWire = empty,
+        /// Where live policy comes from; left out, the file is all there is.
+        store: StoreWire,
         /// The addresses on which Weir accepts connections, by name; at least one.
         listeners: Named<ListenerWire> = required,
         /// The policy that holds when nothing live says otherwise.
         policy: PolicyWire = empty,
     }
-    later { "store", "redis" }
+    later { "redis" }
 }
 
 /// A block, or `off`.

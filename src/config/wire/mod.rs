@@ -15,6 +15,7 @@ mod list;
 pub(super) mod patterns;
 pub(super) mod scalars;
 pub(super) mod schema;
+pub(super) mod store;
 
 pub(super) use context::Cx;
 pub(super) use list::{List, Many, Table};
