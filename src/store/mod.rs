@@ -4,7 +4,10 @@
 //! complete revision after the other, and in between the proof that nothing has changed. What that means for policy
 //! is not its concern.
 
+pub mod client;
+pub mod etcd;
 pub mod key;
+pub mod watch;
 
 use std::{sync::Arc, time::Instant};
 
