@@ -11,7 +11,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::Name;
+use super::{Name, policy::EndpointAddress};
 
 /// Everything in the file that only a restart changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +34,31 @@ pub struct Bootstrap {
     pub drain: Drain,
     /// The listeners, by name; at least one.
     pub listeners: BTreeMap<Name, Listener>,
+    /// What limits with `share: redis` count in.
+    pub redis: Option<RedisUrl>,
+}
+
+/// Where a Redis is, and who Weir is there.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct RedisUrl {
+    /// Whether TLS is spoken.
+    pub tls: bool,
+    /// Its address; default port 6379.
+    pub address: EndpointAddress,
+    /// The user.
+    pub user: Option<Arc<str>>,
+    /// The user's password.
+    pub password: Option<Arc<str>>,
+    /// The database; default 0.
+    pub database: u16,
+}
+
+/// Without the password.
+impl std::fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = if self.tls { "rediss" } else { "redis" };
+        write!(f, "{scheme}://{}/{}", self.address, self.database)
+    }
 }
 
 /// Where something listens.

@@ -5,6 +5,7 @@
 //! is not its concern.
 
 pub mod key;
+pub mod layers;
 
 use std::{sync::Arc, time::Instant};
 
