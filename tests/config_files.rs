@@ -73,9 +73,7 @@ fn the_annotated_file_has_every_field() {
     let schema = schema();
     for (name, definition) in schema["$defs"].as_object().unwrap() {
         for field in definition["properties"].as_object().into_iter().flat_map(|fields| fields.keys()) {
-            // A route in a match is for limits and switches, which routes do not have.
-            let there = ANNOTATED.contains(&format!("{field}:")) || (name == "match" && field == "route");
-            assert!(there, "{name}.{field} is not in config/weir.yaml");
+            assert!(ANNOTATED.contains(&format!("{field}:")), "{name}.{field} is not in config/weir.yaml");
         }
     }
 }
@@ -135,7 +133,7 @@ policy:
   routes:
     in: { listener: inbound, upstream: app, fallback: { upstream: app } }
   switches:
-    no-recommendations: { match: { path: /recommendations/* }, state: off }
+    no-recommendations: { match: { path: /recommendations/* }, reject: {}, state: off }
 ";
     let loaded = load_text(text.as_bytes());
     let codes: Vec<_> = loaded.faults.iter().map(|fault| fault.code).collect();
@@ -150,6 +148,9 @@ const TOP: &str = "service: s\nlisteners: { in: { listen: 1.2.3.4:80 } }\n";
 const ROUTE: &str = "service: s\nlisteners: { in: { listen: 1.2.3.4:80 } }\npolicy:\n  upstreams:\n    app: { endpoints: [h:1] }\n  routes:\n";
 /// All but upstreams: four lines, before a bad fifth.
 const UPSTREAM: &str = "service: s\nlisteners: { in: { listen: 1.2.3.4:80 } }\npolicy:\n  upstreams:\n";
+
+/// An upstream: four lines, before a bad fifth.
+const RULES: &str = "service: s\nlisteners: { in: { listen: 1.2.3.4:80 } }\npolicy:\n  upstreams: { app: { endpoints: [h:1] } }\n  ";
 
 struct Bad {
     base: &'static str,
@@ -313,10 +314,6 @@ const BAD: &[Bad] = &[
         (3, 67),
         "`500ms` is out of bounds",
     ),
-    bad(TOP, "redis: {}\n", Code::LaterVersion, (3, 1), "`redis` is known"),
-    bad(TOP, "policy: { limits: {} }\n", Code::LaterVersion, (3, 11), "`limits` is known"),
-    bad(TOP, "policy: { switches: {} }\n", Code::LaterVersion, (3, 11), "`switches` is known"),
-    bad(TOP, "policy: { plans: {} }\n", Code::LaterVersion, (3, 11), "`plans` is known"),
     bad(TOP, "zone: [a]\n", Code::WrongType, (3, 1), "expected a name, found a list"),
     bad(TOP, "zone: a b\n", Code::BadName, (3, 7), "`a b` is not a name"),
     bad(TOP, "admin: on\n", Code::WrongType, (3, 8), "expected a map or `off`"),
@@ -756,6 +753,141 @@ const BAD: &[Bad] = &[
         (7, 56),
         "not a header's value",
     ),
+    // limits, switches, plans
+    bad(RULES, "limits: { l: {} }\n", Code::Missing, (5, 13), "`rate` is missing"),
+    bad(RULES, "limits: { l: 0/s }\n", Code::OutOfBounds, (5, 16), "at least 1"),
+    bad(RULES, "limits: { l: maybe }\n", Code::UnknownChoice, (5, 16), "not a state of limits"),
+    bad(RULES, "limits: { l: { rate: 5 } }\n", Code::WrongType, (5, 24), "expected a rate"),
+    deep(
+        RULES,
+        "limits: { l: { rate: 5/s, algorithm: sliding_window, burst: 5 } }\n",
+        Code::Conflict,
+        (5, 63),
+        "a window takes no `burst`",
+    ),
+    deep(RULES, "limits: { l: { rate: 5/s, max_wait: 1s } }\n", Code::Conflict, (5, 39), "leaky_bucket"),
+    deep(RULES, "limits: { l: { rate: 5/s, cost: 6 } }\n", Code::Inconsistent, (5, 35), "never more than 5"),
+    deep(RULES, "limits: { l: { rate: 5/s, share: redis } }\n", Code::Incomplete, (5, 36), "without a Redis"),
+    deep(
+        RULES,
+        "limits: { l: { rate: 5/s, share: redis } }\nredis: { url: redis://h }\n",
+        Code::Incomplete,
+        (5, 36),
+        "each instance has all of 5/s",
+    ),
+    deep(
+        RULES,
+        "limits: { l: { rate: 5/s, match: { route: nope } } }\n",
+        Code::UnknownRoute,
+        (5, 45),
+        "no route `nope`",
+    ),
+    deep(
+        RULES,
+        "limits: { l: { rate: 5/s, match: { listener: out } } }\n",
+        Code::UnknownListener,
+        (5, 48),
+        "no listener `out`",
+    ),
+    bad(TOP, "redis: {}\n", Code::Missing, (3, 1), "`url` is missing"),
+    bad(TOP, "redis: { url: http://h }\n", Code::BadAddress, (3, 15), "not the URL of a Redis"),
+    deep(RULES, "switches: { s: {} }\n", Code::Missing, (5, 15), "needs an action"),
+    deep(RULES, "switches: { s: on }\n", Code::Missing, (5, 15), "needs an action"),
+    bad(
+        RULES,
+        "switches: { s: { state: 101%, reject: {} } }\n",
+        Code::OutOfBounds,
+        (5, 27),
+        "more than 100%",
+    ),
+    deep(
+        RULES,
+        "switches: { s: { reject: {}, shed: {} } }\n",
+        Code::Conflict,
+        (5, 38),
+        "`reject` and `shed` cannot both be given",
+    ),
+    deep(
+        RULES,
+        "switches: { s: { reject: {}, state: auto } }\n",
+        Code::Incomplete,
+        (5, 39),
+        "`state: auto` without `when`",
+    ),
+    deep(RULES, "switches: { s: { upstream: b } }\n", Code::UnknownUpstream, (5, 30), "no upstream `b`"),
+    bad(RULES, "switches: { s: { reject: { status: 200 } } }\n", Code::OutOfBounds, (5, 38), "200"),
+    deep(
+        RULES,
+        "switches: { s: { respond: { json: [], body: x } } }\n",
+        Code::Conflict,
+        (5, 47),
+        "`json` and `body`",
+    ),
+    deep(
+        RULES,
+        "switches: { s: { respond: { status: 204, body: x } } }\n",
+        Code::Inconsistent,
+        (5, 50),
+        "has no body",
+    ),
+    deep(
+        RULES,
+        "switches: { s: { delay: { p50: 2s, max: 1s } } }\n",
+        Code::Inconsistent,
+        (5, 43),
+        "less than `p50`",
+    ),
+    deep(
+        RULES,
+        "switches: { s: { shed: { below: background } } }\n",
+        Code::Inconsistent,
+        (5, 35),
+        "nothing is below",
+    ),
+    deep(
+        RULES,
+        "switches: { s: { annotate: { host: a } } }\n",
+        Code::ForbiddenHeader,
+        (5, 32),
+        "not for policy",
+    ),
+    deep(
+        RULES,
+        "switches: { s: { shed: {}, state: auto, when: { signal: p99, of: app, above: 50% } } }\n",
+        Code::BadUnit,
+        (5, 80),
+        "50%",
+    ),
+    deep(
+        RULES,
+        "switches: { s: { shed: {}, state: auto, when: { signal: memory, above: 1MiB, of: app } } }\n",
+        Code::Conflict,
+        (5, 84),
+        "the process's",
+    ),
+    deep(
+        RULES,
+        "switches: { s: { shed: {}, state: auto, when: { signal: refusal_share, of: app, above: 1% } } }\n",
+        Code::UnknownLimit,
+        (5, 78),
+        "no limit `app`",
+    ),
+    deep(RULES, "plans: { p: { switches: { s: on } } }\n", Code::UnknownSwitch, (5, 29), "no switch `s`"),
+    bad(RULES, "plans: { p: maybe }\n", Code::UnknownChoice, (5, 15), "not `on` or `off`"),
+    deep(
+        RULES,
+        "plans: { p: { upstreams: { app: { pool: { max_age: never } } } } }\n",
+        Code::BadValue,
+        (5, 54),
+        "not a duration",
+    ),
+    deep(
+        RULES,
+        "plans: { p: { upstreams: { app: { pool: { min_idle: 2000 } } } } }\n",
+        Code::Inconsistent,
+        (5, 55),
+        "more than `max_connections`",
+    ),
 ];
 
 #[test]
@@ -879,7 +1011,7 @@ fn documents_know_where_each_field_is_written() {
     let source = file.documents.source(origin).unwrap();
     assert_eq!(&*source.name, "weir.yaml");
     assert!(source.text.lines().nth(origin.line as usize - 1).unwrap().contains("path_prefix: /v2"));
-    assert_eq!(file.documents.iter().count(), 6);
+    assert_eq!(file.documents.iter().count(), 15);
 }
 
 #[test]

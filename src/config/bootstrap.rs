@@ -39,6 +39,31 @@ pub struct Bootstrap {
     pub store: Option<Store>,
     /// The listeners, by name; at least one.
     pub listeners: BTreeMap<Name, Listener>,
+    /// What limits with `share: redis` count in.
+    pub redis: Option<RedisUrl>,
+}
+
+/// Where a Redis is, and who Weir is there.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct RedisUrl {
+    /// Whether TLS is spoken.
+    pub tls: bool,
+    /// Its address; default port 6379.
+    pub address: EndpointAddress,
+    /// The user.
+    pub user: Option<Arc<str>>,
+    /// The user's password.
+    pub password: Option<Arc<str>>,
+    /// The database; default 0.
+    pub database: u16,
+}
+
+/// Without the password.
+impl std::fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = if self.tls { "rediss" } else { "redis" };
+        write!(f, "{scheme}://{}/{}", self.address, self.database)
+    }
 }
 
 /// Where something listens.

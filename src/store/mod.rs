@@ -10,6 +10,7 @@ pub mod directory;
 pub mod etcd;
 pub mod guard;
 pub mod key;
+pub mod layers;
 pub mod watch;
 
 use std::{sync::Arc, time::Instant};

@@ -2,6 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
+use weir::store::{
     Lost, ReadCause,
     etcd::{Config, Tls},
     watch::Settings,

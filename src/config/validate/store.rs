@@ -70,7 +70,8 @@ fn source(wire: &StoreWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Option<StoreSourc
 
 fn etcd(wire: &EtcdWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Option<Etcd> {
     let credentials = credentials(wire, env, cx);
-    let tls = wire.tls.as_ref().map(|tls| cx.at("tls", tls.origin, |cx| client_tls(&tls.value, env, cx)));
+    let tls =
+        wire.tls.as_ref().map(|tls| cx.at("tls", tls.origin, |cx| client_tls(&tls.value, env.probe, cx)));
     let endpoints = wire.endpoints.as_ref()?;
     let list = &endpoints.value.0;
     cx.at("endpoints", endpoints.origin, |cx| sound_endpoints(list, cx));
@@ -97,7 +98,7 @@ fn system_trust() -> ClientTls {
 
 fn credentials(wire: &EtcdWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Option<Credentials> {
     if let Some(file) = &wire.password_file {
-        probe("password_file", file, PemKind::Password, env, cx);
+        probe("password_file", file, PemKind::Password, env.probe, cx);
     }
     let alone = match (&wire.user, &wire.password_file) {
         (Some(user), Some(file)) => {
