@@ -4,16 +4,15 @@ use std::{fs, path::Path};
 
 use etcd_client::{Client, ConnectOptions, Permission, PermissionType};
 use tempfile::TempDir;
-use weir::store::{
-    Lost, ReadCause,
-    etcd::Config,
-    watch::Settings,
-};
+use weir::store::{Lost, ReadCause, etcd::Config, watch::Settings};
 
 use crate::{
     each_version,
     follower::{Follower, Writer, config},
-    support::{driver, etcd::{Etcd, Version}},
+    support::{
+        driver,
+        etcd::{Etcd, Version},
+    },
 };
 
 each_version!(
@@ -106,7 +105,9 @@ fn a_wrong_password_is_said_and_mended_without_a_restart(version: Version) {
     let writer = enable(&etcd);
     let follower = Follower::with(as_pods(&etcd, folder.path(), "wrong"), Settings::default());
     follower.wait("the refusal", |told| {
-        told.lost.iter().any(|(lost, text)| *lost == Lost::Auth && text.contains("invalid user ID or password"))
+        told.lost
+            .iter()
+            .any(|(lost, text)| *lost == Lost::Auth && text.contains("invalid user ID or password"))
     });
     as_pods(&etcd, folder.path(), "word");
     let last = writer.put("orders/limits/x", "1/s");

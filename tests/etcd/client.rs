@@ -94,7 +94,8 @@ fn leases_end_and_are_kept_and_revoked(version: Version) {
     let mut client = client(&etcd);
     let lease = driver::run(async move {
         let lease = client.grant(Duration::from_secs(60)).await.unwrap();
-        let write = Write::Put { key: "/weir/pods/orders/pod-1".into(), value: b"{}".into(), lease: Some(lease) };
+        let write =
+            Write::Put { key: "/weir/pods/orders/pod-1".into(), value: b"{}".into(), lease: Some(lease) };
         client.commit(&Transaction { expect: vec![], writes: vec![write] }).await.unwrap();
         client.keep_alive(lease).await.unwrap();
         assert_eq!(client.count("/weir/pods/orders/").await.unwrap(), 1);

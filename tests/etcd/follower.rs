@@ -17,7 +17,7 @@ use weir::{
     },
 };
 
-use crate::support::{driver, wait_for, wait_until};
+use crate::support::{PATIENCE, driver, wait_for, wait_until};
 
 /// Keys below `/weir/policy/` and their values, as told.
 pub type State = BTreeMap<String, Vec<u8>>;
@@ -100,15 +100,16 @@ impl Follower {
     /// Waits for a condition on what was told; says what was told when it waits in vain.
     #[track_caller]
     pub fn wait(&self, what: &str, condition: impl Fn(&Told) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(18);
+        let due = Instant::now() + PATIENCE - Duration::from_secs(1);
+        let mut said = false;
         wait_until(what, || {
             let holds = self.told(&condition);
-            if !holds && Instant::now() > deadline {
+            if !holds && !said && Instant::now() > due {
+                said = true;
                 self.told(|told| {
-                    eprintln!(
-                        "reads {:?}, proven {}, lost {:?}, connected {:?}, {} keys",
-                        told.reads, told.proven, told.lost, told.connected, told.state.len()
-                    );
+                    let lost = &told.lost[told.lost.len().saturating_sub(3)..];
+                    let keys = told.state.len();
+                    eprintln!("{:?}, proven {}, {keys} keys, lost {lost:?}", told.reads, told.proven);
                 });
             }
             holds

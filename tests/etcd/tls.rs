@@ -23,7 +23,8 @@ each_version!(
 );
 
 fn with(etcd: &Etcd, ca: PathBuf, own: &Identity) -> Config {
-    let tls = Tls { ca: Some(ca), cert: Some(own.cert.clone()), key: Some(own.key.clone()), server_name: None };
+    let tls =
+        Tls { ca: Some(ca), cert: Some(own.cert.clone()), key: Some(own.key.clone()), server_name: None };
     Config { tls: Some(tls), ..config(&[etcd.endpoint()]) }
 }
 

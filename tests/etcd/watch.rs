@@ -135,7 +135,11 @@ fn large_values_and_odd_keys_stop_nothing(version: Version) {
     writer.put("orders/limits/huge", vec![b'x'; 20 << 20]);
     let mut client = writer.0.clone();
     crate::support::driver::run(async move {
-        for key in [&b"/weir/policy/orders/\xff\xfe"[..], &b"/weir/policy/orders/\xff\xfd"[..], b"/weir/policy/orders/"] {
+        for key in [
+            &b"/weir/policy/orders/\xff\xfe"[..],
+            &b"/weir/policy/orders/\xff\xfd"[..],
+            b"/weir/policy/orders/",
+        ] {
             client.put(key, "odd", None).await.unwrap();
         }
     });

@@ -19,11 +19,7 @@ pub(crate) fn of(endpoint: &str, error: &Error) -> Failure {
 fn of_status(endpoint: &str, status: &Status) -> Failure {
     let kind = kind(status.code(), status.message());
     let message = shortened(status.message());
-    let hint = match kind {
-        FailureKind::Lost(Lost::Auth) => hint(status.message()),
-        _ => "",
-    };
-    Failure { kind, text: format!("{endpoint}: {message}{hint}") }
+    Failure { kind, text: format!("{endpoint}: {message}{}", hint(status.message())) }
 }
 
 /// What the reason of a canceled watch means. Servers before 3.5 call an expired token "permission denied" here.
