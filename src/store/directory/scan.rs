@@ -171,7 +171,7 @@ impl Look<'_> {
             return self.fault(own, path, 0, "it is a file, and should be a folder".to_owned());
         };
         self.scan.sealed &= sealed;
-        match self.value(path) {
+        match read(path) {
             Ok((value, modified)) => {
                 self.add(key, Found { value: Ok(value), modified, path: path.to_owned() })
             }
@@ -219,21 +219,6 @@ impl Look<'_> {
         Ok(Ok(Folder { path, names, sealed }))
     }
 
-    /// The content of a file, and when it was written.
-    fn value(&mut self, path: &Path) -> io::Result<(Bytes, i64)> {
-        // Opening a pipe must not wait for its writer.
-        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-        let file: File = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::other("it is no regular file"));
-        }
-        let most = u64::try_from(MAX_VALUE + 1).unwrap_or(u64::MAX);
-        let mut value = Vec::new();
-        file.take(most).read_to_end(&mut value)?;
-        Ok((value.into(), modified(&metadata)))
-    }
-
     fn fault(&mut self, key: &str, path: &Path, modified: i64, why: String) -> Result<(), Error> {
         self.add(key, Found { value: Err(why), modified, path: path.to_owned() })
     }
@@ -259,6 +244,21 @@ impl Look<'_> {
         }
         Ok(())
     }
+}
+
+/// The content of a file, and when it was written.
+fn read(path: &Path) -> io::Result<(Bytes, i64)> {
+    // Opening a pipe must not wait for its writer.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file: File = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let most = u64::try_from(MAX_VALUE + 1).unwrap_or(u64::MAX);
+    let mut value = Vec::new();
+    file.take(most).read_to_end(&mut value)?;
+    Ok((value.into(), modified(&metadata)))
 }
 
 /// When a file was changed last, in microseconds since 1970; at least 1.

@@ -245,7 +245,7 @@ fn a_commit_of_several_files_is_never_seen_half() {
                 for event in watcher.poll() {
                     match event {
                         Event::Read { content, .. } => {
-                            state.extend(content.items.into_iter().map(|item| (item.key, item.value)))
+                            state.extend(content.items.into_iter().map(|item| (item.key, item.value)));
                         }
                         Event::Changed { changes, .. } => {
                             state.extend(
