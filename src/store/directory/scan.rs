@@ -22,6 +22,9 @@ const MAX_DEPTH: usize = 4;
 /// The most names in one folder.
 const MAX_NAMES: usize = 50_000;
 
+/// The latest time that counts, in microseconds since 1970: in the year 2286. File systems end later than that.
+pub(super) const LATEST: i64 = 10_000_000_000_000_000;
+
 /// The most files and folders in one look: links may make many of few.
 const MAX_VISITS: usize = 100_000;
 
@@ -99,7 +102,8 @@ pub(super) fn scan(root: &Path, segments: &[String]) -> Result<Scan, Error> {
                 None => drop(scan.found.remove(&key)),
             }
         }
-        scan.modified = scan.modified.max(pending.stamp);
+        // Newer than all before it. What its writer does meanwhile leaves times behind that it will set right.
+        scan.modified = pending.stamp;
     }
     Ok(scan)
 }
@@ -261,8 +265,8 @@ fn read(path: &Path) -> io::Result<(Bytes, i64)> {
     Ok((value.into(), modified(&metadata)))
 }
 
-/// When a file was changed last, in microseconds since 1970; at least 1.
+/// When a file was changed last, in microseconds since 1970; at least 1, at most [`LATEST`].
 fn modified(metadata: &Metadata) -> i64 {
     let since = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    since.and_then(|since| i64::try_from(since.as_micros()).ok()).unwrap_or(1).max(1)
+    since.and_then(|since| i64::try_from(since.as_micros()).ok()).unwrap_or(1).clamp(1, LATEST)
 }

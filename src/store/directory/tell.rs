@@ -117,3 +117,73 @@ impl Teller {
         Content { cluster: self.cluster, revision: self.revision, items }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::directory::scan::Found;
+
+    /// A look: what was found for eight keys, and the newest time.
+    fn looks() -> impl Strategy<Value = Vec<Option<(Vec<Option<Option<u8>>>, i64)>>> {
+        let found = prop::option::weighted(0.7, prop::option::weighted(0.8, 0..3_u8));
+        let look = (prop::collection::vec(found, 8), 1..20_i64);
+        prop::collection::vec(prop::option::weighted(0.9, look), 1..30)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_told_is_what_is_there(looks in looks()) {
+            let mut teller = Teller::new("live".into(), 7);
+            let (mut state, mut revision) = (BTreeMap::<Arc<str>, Bytes>::new(), 0);
+            for look in looks {
+                let Some((found, modified)) = look else {
+                    teller.lost(Lost::Connect, "gone".into());
+                    continue;
+                };
+                let mut scan = Scan { modified, ..Scan::default() };
+                for (n, found) in found.into_iter().enumerate() {
+                    let Some(found) = found else { continue };
+                    let value = found.map(|value| Bytes::from(vec![value])).ok_or_else(|| "unreadable".to_owned());
+                    scan.found.insert(format!("orders/switches/s{n}").into(), Found { value, modified, path: PathBuf::new() });
+                }
+                let mut wanted = BTreeMap::new();
+                for (key, found) in &scan.found {
+                    let value = found.value.as_ref().ok().or_else(|| state.get(key));
+                    wanted.extend(value.map(|value| (Arc::clone(key), value.clone())));
+                }
+                for event in teller.holds(&scan, Instant::now()) {
+                    match event {
+                        Event::Read { content, .. } => {
+                            prop_assert!(content.revision >= revision && content.items.iter().all(|item| item.revision <= content.revision));
+                            revision = content.revision;
+                            state = content.items.into_iter().map(|item| (item.key, item.value)).collect();
+                        }
+                        Event::Changed { revision: next, changes, .. } => {
+                            prop_assert!(next > revision && changes.iter().all(|change| change.revision == next));
+                            revision = next;
+                            for change in changes {
+                                match change.value {
+                                    Some(value) => prop_assert_ne!(state.insert(change.key, value.clone()), Some(value)),
+                                    None => prop_assert!(state.remove(&change.key).is_some()),
+                                }
+                            }
+                        }
+                        Event::Proven { revision: proven, .. } => {
+                            prop_assert!(proven >= revision);
+                            revision = proven;
+                        }
+                        Event::Faults { faults } => {
+                            prop_assert_eq!(faults.len(), scan.found.values().filter(|found| found.value.is_err()).count());
+                        }
+                        _ => {}
+                    }
+                }
+                prop_assert_eq!(&state, &wanted);
+            }
+        }
+    }
+}

@@ -288,6 +288,19 @@ fn what_a_crash_left_undone_is_seen_whole_and_finished_by_the_next() {
     // One that would leave the directory is none.
     tried.write(".weir/change", &change.replace("other/switches", "../../tmp"));
     assert!(tried.poll().is_empty());
+    for nonsense in [
+        "",
+        "[]",
+        "{}",
+        "{\"stamp\": -1, \"entries\": []}",
+        "{\"stamp\": 9223372036854775807, \"entries\": []}",
+    ] {
+        tried.write(".weir/change", nonsense);
+        assert!(tried.poll().is_empty(), "{nonsense}");
+        let write =
+            Write { key: "orders/switches/c".into(), value: Some("on".into()), expect: Expect::Anything };
+        tried.tree().commit(&[write], None).unwrap();
+    }
 }
 
 #[test]
