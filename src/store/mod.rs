@@ -5,9 +5,12 @@
 //! is not its concern.
 
 pub mod cache;
+pub mod client;
 pub mod directory;
+pub mod etcd;
 pub mod guard;
 pub mod key;
+pub mod watch;
 
 use std::{sync::Arc, time::Instant};
 
