@@ -227,13 +227,12 @@ impl<'a> Cx<'a> {
 fn short_form(block: &str) -> Option<(&'static str, &'static str)> {
     match block {
         "listener" | "admin" | "telemetry" => Some(("{ listen: ", " }")),
-        "upstream" => Some(("{ endpoints: [", "] }")),
+        "upstream" | "etcd" => Some(("{ endpoints: [", "] }")),
         "route" => Some(("{ upstream: ", " }")),
         "match" => Some(("{ path: ", " }")),
         "balancer" => Some(("{ policy: ", " }")),
         "log" => Some(("{ level: ", " }")),
         "store" => Some(("{ directory: ", " }")),
-        "etcd" => Some(("{ endpoints: [", "] }")),
         "redis" => Some(("{ url: ", " }")),
         _ => None,
     }

@@ -121,6 +121,10 @@ impl<'a> Stored<'a> {
 /// The whole file. Equal content at the same time is equal bytes.
 pub(super) fn encode(kept: &Kept, now: Timestamp) -> Result<Vec<u8>, String> {
     let memory = &kept.memory;
+    let too_much = || format!("the overlays take more than the {MAX_BYTES} bytes of a cache");
+    if kept.items.iter().map(|item| item.key.len() + item.value.len()).sum::<usize>() > MAX_BYTES {
+        return Err(too_much());
+    }
     let held = memory.held.iter().map(|(key, held)| HeldEntry {
         key: Cow::Borrowed(key),
         target: held.target.as_ref().map(|(value, revision)| Stored::new(value, *revision)),
@@ -148,7 +152,7 @@ pub(super) fn encode(kept: &Kept, now: Timestamp) -> Result<Vec<u8>, String> {
     let body = serde_json::to_vec(&body).map_err(|error| error.to_string())?;
     let mut file = header(&body).into_bytes();
     if file.len() + body.len() > MAX_BYTES {
-        return Err(format!("the overlays take more than the {MAX_BYTES} bytes of a cache"));
+        return Err(too_much());
     }
     file.extend_from_slice(&body);
     Ok(file)

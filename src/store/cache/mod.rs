@@ -51,6 +51,16 @@ pub struct Kept {
     pub memory: Memory,
 }
 
+impl Kept {
+    /// Whether there is a difference that is worth a write.
+    fn differs(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.memory, &other.memory);
+        let memory =
+            (ours.cluster, &ours.held, &ours.confirms) != (theirs.cluster, &theirs.held, &theirs.confirms);
+        memory || self.items != other.items || self.identity != other.identity
+    }
+}
+
 /// What came of reading a cache.
 #[derive(Debug)]
 pub enum Loaded {

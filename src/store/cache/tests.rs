@@ -356,6 +356,20 @@ fn the_writer_writes_and_at_its_end_what_is_left() {
 }
 
 #[test]
+fn a_revision_alone_is_no_reason_to_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("policy.cache");
+    let writer = Writer::start(path.clone(), Box::new(System::default())).unwrap();
+    writer.give(Arc::new(kept(1)));
+    eventually("the first is written", || writer.status().revision == 1);
+    let mut later = kept(1);
+    later.memory.revision = 99;
+    writer.give(Arc::new(later));
+    writer.close(Duration::from_secs(20));
+    assert_eq!(loaded(&mut System::default(), &path), Some(kept(1)));
+}
+
+#[test]
 fn the_writer_tries_again_when_the_folder_can_be_written_again() {
     let folder = tempfile::tempdir().unwrap();
     // A file where the folder should be: even root cannot write there.

@@ -23,7 +23,8 @@ pub struct Status {
     pub error: Option<String>,
 }
 
-/// Writes what it is given, at most once a second, and only what differs from what it wrote last.
+/// Writes what it is given, at most once a second, and only what differs from what it wrote last; a revision that has
+/// moved on while nothing changed is no difference.
 #[derive(Debug)]
 pub struct Writer(Arc<Shared>);
 
@@ -104,7 +105,7 @@ fn run(shared: &Shared, path: &std::path::Path, disk: &mut dyn Disk) {
     loop {
         let (given, stop) = wait(shared, &schedule);
         if let Some(given) = given {
-            if last.as_ref() != Some(&given) {
+            if last.as_ref().is_none_or(|last| last.differs(&given)) {
                 schedule.changed();
             }
             pending = Some(given);

@@ -12,6 +12,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::scan::LATEST;
+
 /// Weir's own folder in the directory. What happens in it is no change of the tree.
 pub(super) const FOLDER: &str = ".weir";
 
@@ -47,7 +49,9 @@ pub(super) fn read(root: &Path) -> Option<Journal> {
     let mut bytes = Vec::new();
     File::open(root.join(NAME)).ok()?.take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
     let journal: Journal = serde_json::from_slice(&bytes).ok()?;
-    journal.entries.iter().all(|entry| inside(&entry.path)).then_some(journal)
+    let sound =
+        (1..=LATEST + 1).contains(&journal.stamp) && journal.entries.iter().all(|entry| inside(&entry.path));
+    sound.then_some(journal)
 }
 
 /// Whether a path stays in the directory.

@@ -95,7 +95,7 @@ impl Directory {
                     }
                 }
                 // A tree that takes long to read must not take a core: at most a tenth of one.
-                let pause = interval.max(begun.elapsed() * 9);
+                let pause = interval.max(begun.elapsed().saturating_mul(9));
                 if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                     return;
                 }

@@ -22,6 +22,9 @@ const MAX_DEPTH: usize = 4;
 /// The most names in one folder.
 const MAX_NAMES: usize = 50_000;
 
+/// The latest time that counts, in microseconds since 1970: in the year 2286. File systems end later than that.
+pub(super) const LATEST: i64 = 10_000_000_000_000_000;
+
 /// The most files and folders in one look: links may make many of few.
 const MAX_VISITS: usize = 100_000;
 
@@ -99,7 +102,8 @@ pub(super) fn scan(root: &Path, segments: &[String]) -> Result<Scan, Error> {
                 None => drop(scan.found.remove(&key)),
             }
         }
-        scan.modified = scan.modified.max(pending.stamp);
+        // Newer than all before it. What its writer does meanwhile leaves times behind that it will set right.
+        scan.modified = pending.stamp;
     }
     Ok(scan)
 }
@@ -171,7 +175,7 @@ impl Look<'_> {
             return self.fault(own, path, 0, "it is a file, and should be a folder".to_owned());
         };
         self.scan.sealed &= sealed;
-        match self.value(path) {
+        match read(path) {
             Ok((value, modified)) => {
                 self.add(key, Found { value: Ok(value), modified, path: path.to_owned() })
             }
@@ -219,21 +223,6 @@ impl Look<'_> {
         Ok(Ok(Folder { path, names, sealed }))
     }
 
-    /// The content of a file, and when it was written.
-    fn value(&mut self, path: &Path) -> io::Result<(Bytes, i64)> {
-        // Opening a pipe must not wait for its writer.
-        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-        let file: File = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::other("it is no regular file"));
-        }
-        let most = u64::try_from(MAX_VALUE + 1).unwrap_or(u64::MAX);
-        let mut value = Vec::new();
-        file.take(most).read_to_end(&mut value)?;
-        Ok((value.into(), modified(&metadata)))
-    }
-
     fn fault(&mut self, key: &str, path: &Path, modified: i64, why: String) -> Result<(), Error> {
         self.add(key, Found { value: Err(why), modified, path: path.to_owned() })
     }
@@ -261,8 +250,23 @@ impl Look<'_> {
     }
 }
 
-/// When a file was changed last, in microseconds since 1970; at least 1.
+/// The content of a file, and when it was written.
+fn read(path: &Path) -> io::Result<(Bytes, i64)> {
+    // Opening a pipe must not wait for its writer.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file: File = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let most = u64::try_from(MAX_VALUE + 1).unwrap_or(u64::MAX);
+    let mut value = Vec::new();
+    file.take(most).read_to_end(&mut value)?;
+    Ok((value.into(), modified(&metadata)))
+}
+
+/// When a file was changed last, in microseconds since 1970; at least 1, at most [`LATEST`].
 fn modified(metadata: &Metadata) -> i64 {
     let since = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    since.and_then(|since| i64::try_from(since.as_micros()).ok()).unwrap_or(1).max(1)
+    since.and_then(|since| i64::try_from(since.as_micros()).ok()).unwrap_or(1).clamp(1, LATEST)
 }

@@ -245,7 +245,7 @@ fn a_commit_of_several_files_is_never_seen_half() {
                 for event in watcher.poll() {
                     match event {
                         Event::Read { content, .. } => {
-                            state.extend(content.items.into_iter().map(|item| (item.key, item.value)))
+                            state.extend(content.items.into_iter().map(|item| (item.key, item.value)));
                         }
                         Event::Changed { changes, .. } => {
                             state.extend(
@@ -288,6 +288,19 @@ fn what_a_crash_left_undone_is_seen_whole_and_finished_by_the_next() {
     // One that would leave the directory is none.
     tried.write(".weir/change", &change.replace("other/switches", "../../tmp"));
     assert!(tried.poll().is_empty());
+    for nonsense in [
+        "",
+        "[]",
+        "{}",
+        "{\"stamp\": -1, \"entries\": []}",
+        "{\"stamp\": 9223372036854775807, \"entries\": []}",
+    ] {
+        tried.write(".weir/change", nonsense);
+        assert!(tried.poll().is_empty(), "{nonsense}");
+        let write =
+            Write { key: "orders/switches/c".into(), value: Some("on".into()), expect: Expect::Anything };
+        tried.tree().commit(&[write], None).unwrap();
+    }
 }
 
 #[test]

@@ -232,7 +232,9 @@ impl Tree {
             file.set_modified(time(stamp))?;
             file.sync_all()?;
             fs::rename(&temporary, &path)?;
-            stamped(folder, stamp)
+            // Folders that were made on the way have changed theirs.
+            let mut way = folder.ancestors().take_while(|above| above.starts_with(&self.root));
+            way.try_for_each(|folder| stamped(folder, stamp))
         };
         done().map_err(|source| {
             let _ = fs::remove_file(&temporary);

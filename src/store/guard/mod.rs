@@ -31,6 +31,7 @@
 
 mod confirm;
 mod report;
+mod whole;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,7 +44,10 @@ use jiff::Timestamp;
 
 pub use report::{Holding, Note};
 
-use super::{Change, Content, Event, Item, ReadCause, key::Identity, key::Scope};
+use super::{
+    Change, Event, Item,
+    key::{Identity, Scope},
+};
 use crate::config::Kind;
 
 /// The fewest deletions in one revision that can be held.
@@ -223,12 +227,11 @@ impl Guard {
                 confirms.push((scope, change));
                 continue;
             }
-            match &change.value {
-                Some(value) => self.put(&change.key, value, change.revision, out),
-                None => {
-                    let held = mass.values().any(|keys| keys.contains(&change.key));
-                    self.delete(&change.key, change.revision, held.then_some(now), out);
-                }
+            if let Some(value) = &change.value {
+                self.put(&change.key, value, change.revision, out);
+            } else {
+                let many = mass.values().any(|keys| keys.contains(&change.key));
+                self.delete(&change.key, change.revision, many.then_some(now), out);
             }
         }
         for (scope, change) in confirms {
@@ -243,8 +246,8 @@ impl Guard {
         self.pass(key, Some((value.clone(), revision)), revision, out);
     }
 
-    /// A deletion; with a time it is held.
-    fn delete(&mut self, key: &Arc<str>, revision: i64, hold: Option<Timestamp>, out: &mut Growing) {
+    /// A deletion; with a time it is held since then.
+    fn delete(&mut self, key: &Arc<str>, revision: i64, since: Option<Timestamp>, out: &mut Growing) {
         if let Some(held) = self.memory.held.get_mut(key) {
             if self.passed.contains_key(key) {
                 held.target = None;
@@ -254,7 +257,7 @@ impl Guard {
             }
         } else if !self.passed.contains_key(key) {
             // Nobody was told of it.
-        } else if let Some(since) = hold {
+        } else if let Some(since) = since {
             let held = Held { target: None, revision, since, why: Why::MassDelete };
             self.memory.held.insert(Arc::clone(key), held);
         } else {
@@ -302,114 +305,6 @@ impl Guard {
         due.len()
     }
 
-    fn read(&mut self, content: &Content, cause: ReadCause, at: Instant, now: Timestamp) -> Outcome {
-        let mut out = Growing::default();
-        let is_confirm = |key: &str| matches!(self.locate(key), Some((_, "confirm")));
-        let items: BTreeMap<&Arc<str>, (&Bytes, i64)> = content
-            .items
-            .iter()
-            .filter(|item| !is_confirm(&item.key))
-            .map(|item| (&item.key, (&item.value, item.revision)))
-            .collect();
-        let suspicion = self.suspicion(content, cause, items.is_empty());
-        let covered = self.unseen_confirms(content, &mut out);
-        let keys: BTreeSet<Arc<str>> =
-            items.keys().map(|key| Arc::clone(key)).chain(self.passed.keys().cloned()).collect();
-        // Held keys that neither the store nor we have any more.
-        self.memory.held.retain(|key, _| keys.contains(key));
-        let gone = keys.iter().filter(|key| !items.contains_key(key));
-        let mass = if suspicion.is_some() { BTreeMap::new() } else { self.mass_deletions(gone) };
-        let before = self.memory.held.clone();
-        for key in &keys {
-            let target = items.get(key).map(|(value, revision)| ((*value).clone(), *revision));
-            let reach =
-                self.locate(key).and_then(|(scope, _)| covered.get(scope as usize).copied().flatten());
-            let doubt =
-                suspicion.or_else(|| mass.values().any(|keys| keys.contains(key)).then_some(Why::MassDelete));
-            self.compare(key, target, Compared { doubt, reach, revision: content.revision, now }, &mut out);
-        }
-        self.memory.cluster = Some(content.cluster);
-        self.memory.revision = content.revision;
-        report::newly_held(&before, &self.memory.held, |key| self.locate(key), &mut out.notes);
-        out.finish(content.revision, at)
-    }
-
-    /// What a whole read says of one key, against what is in force.
-    fn compare(&mut self, key: &Arc<str>, target: Option<(Bytes, i64)>, read: Compared, out: &mut Growing) {
-        let value = |state: Option<&(Bytes, i64)>| state.map(|(value, _)| value.clone());
-        let current = self.passed.get(key);
-        if value(current) == value(target.as_ref()) {
-            self.memory.held.remove(key);
-            if let Some((_, revision)) = target.as_ref().filter(|_| current != target.as_ref()) {
-                let revision = *revision;
-                self.pass(key, target, revision, out);
-            }
-            return;
-        }
-        let held = self.memory.held.get(key);
-        let same = held.filter(|held| value(held.target.as_ref()) == value(target.as_ref()));
-        let (since, old) = (same.map(|held| held.since), same.map(|held| (held.revision, held.why)));
-        let hold = match (read.doubt, old) {
-            // A store that is doubted as a whole: from here on its revisions count.
-            (Some(why), _) if read.reach.is_none() => Some((read.revision, why)),
-            (Some(_), _) => None,
-            (None, Some((revision, why))) => {
-                read.reach.is_none_or(|reach| revision > reach).then_some((revision, why))
-            }
-            // It was held with a value, and that is deleted now.
-            (None, None) if target.is_none() => held.map(|held| (read.revision, held.why)),
-            (None, None) => None,
-        };
-        if let Some((revision, why)) = hold {
-            let held = Held { target, revision, since: since.unwrap_or(read.now), why };
-            self.memory.held.insert(Arc::clone(key), held);
-        } else {
-            self.memory.held.remove(key);
-            let revision = target.as_ref().map_or(read.revision, |(_, revision)| *revision);
-            self.pass(key, target, revision, out);
-        }
-    }
-
-    /// Why a store is doubted as a whole.
-    fn suspicion(&self, content: &Content, cause: ReadCause, empty: bool) -> Option<Why> {
-        let cluster = self.memory.cluster?;
-        if cluster != content.cluster {
-            Some(Why::OtherCluster)
-        } else if content.revision < self.memory.revision || cause == ReadCause::Regression {
-            Some(Why::Older)
-        } else if empty && !self.passed.is_empty() {
-            Some(Why::Empty)
-        } else {
-            None
-        }
-    }
-
-    /// How far the confirmations in a whole read reach that were not seen before, by scope; the seen are remembered.
-    fn unseen_confirms(&mut self, content: &Content, out: &mut Growing) -> [Option<i64>; 3] {
-        let mut covered = [None; 3];
-        let before = std::mem::take(&mut self.memory.confirms);
-        for item in &content.items {
-            let Some((scope, "confirm")) = self.locate(&item.key) else { continue };
-            let seen = Seen { revision: item.revision, value: item.value.clone() };
-            let known = before.get(scope as usize).is_some_and(|known| known.as_ref() == Some(&seen));
-            let reach = confirm::reach(&seen, Some(content.cluster));
-            if let Some(slot) = self.memory.confirms.get_mut(scope as usize) {
-                *slot = Some(seen);
-            }
-            match reach {
-                Ok(reach) if !known => {
-                    for slot in covered.iter_mut().skip(scope as usize) {
-                        *slot = (*slot).max(Some(reach));
-                    }
-                }
-                // Old ones lie about for good; what is wrong with them was said when they came.
-                Err(why) if !known => out.notes.push(Note::ConfirmIgnored { scope, why }),
-                _ => {}
-            }
-        }
-        covered
-    }
-
     /// The overlays among `deleted` that are too many for their scope.
     fn mass_deletions<'k>(
         &self,
@@ -448,19 +343,6 @@ impl Guard {
         let scope = Scope::ALL.into_iter().zip(&self.segments).find(|(_, own)| *own == segment)?.0;
         Some((scope, rest))
     }
-}
-
-/// What a whole read says beside a key's value.
-#[derive(Clone, Copy)]
-struct Compared {
-    /// Why a difference is doubted.
-    doubt: Option<Why>,
-    /// How far a new confirmation reaches.
-    reach: Option<i64>,
-    /// The revision of the read.
-    revision: i64,
-    /// The time of day.
-    now: Timestamp,
 }
 
 #[cfg(test)]

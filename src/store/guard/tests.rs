@@ -1,7 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::Name;
+use crate::{
+    config::Name,
+    store::{Content, ReadCause},
+};
 
 fn identity() -> Identity {
     Identity { service: Name::new("orders").unwrap(), instance: Name::new("pod-1").unwrap() }
