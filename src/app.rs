@@ -98,7 +98,7 @@ pub struct App;
 /// A proxy whose sockets are bound: connections are queued from here on, and served once it runs.
 #[derive(Debug)]
 pub struct Bound {
-    bootstrap: Bootstrap,
+    file: File,
     state: Arc<State>,
     sockets: Vec<net::Bound>,
     admin: Option<net::Bound>,
@@ -110,9 +110,9 @@ pub struct Bound {
 impl App {
     /// Claims what the file asks for. On an error everything is given back.
     pub fn bind(file: File, log: LogHandle, metrics: Arc<Metrics>) -> Result<Bound, StartError> {
-        let File { bootstrap, policy, documents } = file;
+        let bootstrap = &file.bootstrap;
         let workers = bootstrap.workers.get();
-        let (listeners, sockets, certificates) = bind_listeners(&bootstrap, &metrics)?;
+        let (listeners, sockets, certificates) = bind_listeners(bootstrap, &metrics)?;
         let side = |what: &str, side: Option<&Side>| {
             side.map(|side| listen(what, &side.listen, side.socket_mode)).transpose()
         };
@@ -120,7 +120,7 @@ impl App {
         let telemetry = side("telemetry", bootstrap.telemetry.as_ref())?;
         pass_through(&listeners, [admin.as_ref(), telemetry.as_ref()], &metrics);
         let mut registry = Registry::default();
-        let policy = Arc::new(policy);
+        let policy = Arc::new(file.policy.clone());
         let first =
             snapshot::first(&policy, &listeners, &mut registry, &metrics).map_err(StartError::Compile)?;
         metrics.set_policy_source(PolicySource::Baseline);
@@ -130,8 +130,9 @@ impl App {
         let shared = Arc::new(Shared::new(first, listeners, telemetry_handles, workers));
         let publisher = Publisher::new(shared.clone(), policy, registry);
         let readiness = Readiness::new(workers, Instant::now());
-        let state = Arc::new(State::new(&bootstrap, shared, publisher, readiness, log, documents));
-        Ok(Bound { bootstrap, state, sockets, admin, telemetry, certificates, _access: flush })
+        let state =
+            Arc::new(State::new(bootstrap, shared, publisher, readiness, log, file.documents.clone()));
+        Ok(Bound { file, state, sockets, admin, telemetry, certificates, _access: flush })
     }
 }
 
@@ -206,10 +207,7 @@ impl Bound {
         errand: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), StartError> {
         let system = |what| move |error| StartError::System(what, error);
-        // Given away: the last worker that stops accepting closes a socket, and nobody else keeps it open.
         let sockets = std::mem::take(&mut self.sockets);
-        let threads = self.start_workers(&sockets)?;
-        drop(sockets);
         let runtime =
             Builder::new_current_thread().enable_all().build().map_err(system("control runtime"))?;
         let state = self.state.clone();
@@ -217,7 +215,8 @@ impl Bound {
         crate::control::bring_gauges_up_to_date(&state);
         let served = runtime.block_on(async {
             let (stop, stopped) = tokio::sync::watch::channel(false);
-            for (socket, surface) in [(self.admin, Surface::Admin), (self.telemetry, Surface::Telemetry)] {
+            let sides = [(self.admin.take(), Surface::Admin), (self.telemetry.take(), Surface::Telemetry)];
+            for (socket, surface) in sides {
                 let Some(socket) = socket else { continue };
                 let listener = Acceptor::new(socket).map_err(system("admin listener"))?;
                 let mut stopped = stopped.clone();
@@ -229,17 +228,24 @@ impl Bound {
                 tokio::spawn(admin::serve(listener, surface, state.clone(), metrics, shutdown));
             }
             tokio::spawn(errand);
-            crate::control::run(state.clone(), self.certificates, self.bootstrap, reload, control).await;
+            let begun = crate::control::begin(&state, &self.file, reload, control).await;
+            // No request is served before it is known by what policy.
+            let threads = self.start_workers(&sockets)?;
+            // The last worker that stops accepting closes a socket, and nobody else keeps it open.
+            drop(sockets);
+            crate::control::run(state.clone(), std::mem::take(&mut self.certificates), begun).await;
             // Nobody may be waiting for it any more.
             let _ = stop.send(true);
-            Ok::<_, StartError>(())
+            Ok::<_, StartError>(threads)
         });
         state.shared().tell(|| crate::worker::Message::Stop);
-        for thread in threads {
-            if thread.join().is_err() {
-                tracing::error!("a worker ended by a panic");
+        let served = served.map(|threads| {
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("a worker ended by a panic");
+                }
             }
-        }
+        });
         // The look-up of a name may still run on the blocking pool; nobody waits for it.
         runtime.shutdown_timeout(Duration::from_millis(100));
         served

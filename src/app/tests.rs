@@ -42,6 +42,7 @@ impl Running {
                 path: None,
                 load: Box::new(|| source::load_text("test", b"")),
                 report: Box::new(|_| ()),
+                probe: Box::new(source::probe),
             };
             let control = Control { orders: receiver, application: None };
             bound.run(reload, control, std::future::pending()).unwrap();

@@ -88,7 +88,12 @@ fn reload_of(path: &Path) -> Reload {
     // Standard input is read once.
     let watched = (path != Path::new("-")).then(|| path.to_owned());
     let path = path.to_owned();
-    Reload { path: watched, load: Box::new(move || source::load_file(&path)), report: Box::new(report) }
+    Reload {
+        path: watched,
+        load: Box::new(move || source::load_file(&path)),
+        report: Box::new(report),
+        probe: Box::new(source::probe),
+    }
 }
 
 /// Shows faults and warnings on stderr.

@@ -67,7 +67,7 @@ pub fn host_facts() -> HostFacts {
 }
 
 /// What is wrong with a file that the configuration names.
-fn probe(path: &Path, kind: PemKind) -> Result<(), String> {
+pub fn probe(path: &Path, kind: PemKind) -> Result<(), String> {
     let wrong = |error: rustls_pki_types::pem::Error| match error {
         rustls_pki_types::pem::Error::Io(error) => error.to_string(),
         rustls_pki_types::pem::Error::NoItemsFound => nothing(kind).to_owned(),

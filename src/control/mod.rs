@@ -1,7 +1,8 @@
-//! Everything that is not traffic: reloads, certificates, gauges, the drain. One task on the control thread.
+//! Everything that is not traffic: live policy, reloads, certificates, gauges, the drain. One task on the control thread.
 
 mod certificates;
 mod drain;
+mod live;
 mod reload;
 mod view;
 
@@ -16,9 +17,13 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
-use self::certificates::{Certificate, Upstreams};
+pub use self::live::Probe;
+use self::{
+    certificates::{Certificate, Upstreams},
+    live::{Live, Shown, Source},
+};
 use crate::{
-    config::{Bootstrap, Documents, Loaded, Name},
+    config::{Bootstrap, Documents, File, Loaded, Name},
     listener::{Fingerprint, Listener},
     memory,
     readiness::Readiness,
@@ -59,6 +64,8 @@ pub struct Reload {
     pub load: Box<dyn Fn() -> Loaded>,
     /// Shows the faults of a file that was refused.
     pub report: Box<dyn Fn(&Loaded)>,
+    /// Checks a file that live policy names.
+    pub probe: Probe,
 }
 
 impl std::fmt::Debug for Reload {
@@ -79,6 +86,7 @@ pub struct State {
     readiness: Arc<Readiness>,
     log: LogHandle,
     baseline: Mutex<Baseline>,
+    shown: Mutex<Shown>,
     drain_inbound: Notify,
     /// When the inbound side began to leave.
     leaving_since: OnceLock<Instant>,
@@ -112,6 +120,7 @@ impl State {
             readiness,
             log,
             baseline: Mutex::new(Baseline { documents, loaded: now, refused: None }),
+            shown: Mutex::new(Shown::new()),
             drain_inbound: Notify::new(),
             leaving_since: OnceLock::new(),
         }
@@ -125,19 +134,46 @@ impl State {
         &self.readiness
     }
 
+    fn shown(&self) -> std::sync::MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn baseline(&self) -> std::sync::MutexGuard<'_, Baseline> {
         self.baseline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Carries the control side until the drain is over.
-pub(crate) async fn run(
-    state: Arc<State>,
-    certificates: Vec<(Arc<Listener>, Fingerprint)>,
+/// The control side, before the first request is served.
+pub(crate) struct Begun {
+    live: Live,
+    source: Option<Source>,
+    /// What was ordered meanwhile.
+    order: Option<Order>,
     bootstrap: Bootstrap,
     reload: Reload,
+    control: Control,
+}
+
+/// Finds the first policy: the store's, when it answers in time. What the file says is in force until then, for nobody.
+pub(crate) async fn begin(
+    state: &Arc<State>,
+    file: &File,
+    mut reload: Reload,
     mut control: Control,
-) {
+) -> Begun {
+    let bootstrap = file.bootstrap.clone();
+    let probe = std::mem::replace(&mut reload.probe, Box::new(|_, _| Ok(())));
+    let mut live = Live::new(state, &bootstrap, file, probe);
+    let (source, order) = match &bootstrap.store {
+        Some(store) => live::boot(&mut live, store, &mut control.orders).await,
+        None => (None, None),
+    };
+    Begun { live, source, order, bootstrap, reload, control }
+}
+
+/// Carries the control side until the drain is over.
+pub(crate) async fn run(state: Arc<State>, certificates: Vec<(Arc<Listener>, Fingerprint)>, begun: Begun) {
+    let Begun { mut live, mut source, order, bootstrap, reload, mut control } = begun;
     let mut seen = reload.path.as_deref().and_then(contents);
     let mut upkeep = interval(UPKEEP);
     upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -148,18 +184,24 @@ pub(crate) async fn run(
     let mut upstreams = Upstreams::default();
     let mut ignored = false;
     let order = loop {
+        if let Some(order) = order {
+            break order;
+        }
         tokio::select! {
             order = control.orders.recv() => match order {
                 Some(Order::Reload) => {
                     seen = reload.path.as_deref().and_then(contents);
-                    reload::baseline(&state, &bootstrap, &reload);
+                    reload::baseline(&mut live, &state, &bootstrap, &reload);
                 }
                 Some(order) => break order,
                 None if ignored => sleep(UPKEEP).await,
                 None => ignored = true,
             },
+            event = live::next(source.as_mut()) => live.take(&event),
+            () = live::expiry(&live) => live.tick(),
             () = &mut inbound_drain => {}
             _ = upkeep.tick() => {
+                live.tick();
                 bring_gauges_up_to_date(&state);
                 memory::give_back();
                 for certificate in &mut certificates {
@@ -169,12 +211,22 @@ pub(crate) async fn run(
                 let now = reload.path.as_deref().and_then(contents);
                 if now.is_some() && now != seen {
                     seen = now;
-                    reload::baseline(&state, &bootstrap, &reload);
+                    reload::baseline(&mut live, &state, &bootstrap, &reload);
                 }
             }
         }
     };
-    drain::leave(&state, &bootstrap, order, &mut control).await;
+    // Policy still changes while the last requests run.
+    let leaving = drain::leave(&state, &bootstrap, order, &mut control);
+    let mut leaving = std::pin::pin!(leaving);
+    loop {
+        tokio::select! {
+            () = &mut leaving => break,
+            event = live::next(source.as_mut()) => live.take(&event),
+            _ = upkeep.tick() => live.tick(),
+        }
+    }
+    live.end();
 }
 
 fn contents(path: &std::path::Path) -> Option<Vec<u8>> {

@@ -1,8 +1,8 @@
 //! The file, read again: what is right takes effect, what is wrong is said and changes nothing.
 
-use std::{sync::Arc, time::SystemTime};
+use std::time::SystemTime;
 
-use super::{Reload, State};
+use super::{Live, Reload, State};
 use crate::{
     config::{Bootstrap, Loaded, fault::Severity},
     snapshot::Outcome,
@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Reads the file again. What is wrong is said, and what ran goes on running.
-pub(super) fn baseline(state: &State, bootstrap: &Bootstrap, reload: &Reload) {
+pub(super) fn baseline(live: &mut Live, state: &State, bootstrap: &Bootstrap, reload: &Reload) {
     let loaded = (reload.load)();
     let metrics = &state.shared.telemetry.metrics;
     let updates = &metrics.policy_updates;
@@ -24,7 +24,7 @@ pub(super) fn baseline(state: &State, bootstrap: &Bootstrap, reload: &Reload) {
     if file.bootstrap != *bootstrap {
         tracing::warn!("the file changes more than policy: that takes effect at the next start");
     }
-    match state.publisher.publish(Arc::new(file.policy)) {
+    match live.rebase(&file) {
         Ok(outcome) => {
             metrics.policy_refused.of(PolicyKind::File).set(0.0);
             let mut baseline = state.baseline();
@@ -33,13 +33,9 @@ pub(super) fn baseline(state: &State, bootstrap: &Bootstrap, reload: &Reload) {
             baseline.refused = None;
             match outcome {
                 Outcome::Applied { generation } => {
-                    super::bring_gauges_up_to_date(state);
                     tracing::info!(generation, "the file's policy is in force");
                 }
-                Outcome::Unchanged => {
-                    updates.of(UpdateResult::Unchanged).increment(1);
-                    tracing::info!("the file was read again: its policy is the same");
-                }
+                Outcome::Unchanged => tracing::info!("the file was read again: its policy is the same"),
             }
         }
         Err(error) => {

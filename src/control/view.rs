@@ -12,6 +12,7 @@ use crate::{
 
 impl AdminView for State {
     fn status(&self) -> Value {
+        let live = self.shown().status();
         let baseline = self.baseline();
         let snapshot = self.shared.snapshot.load();
         let listeners: Vec<_> = self
@@ -39,23 +40,34 @@ impl AdminView for State {
             "draining": self.readiness.draining(),
             "ready": self.readiness.ready().err().map_or(json!(true), |reasons| json!(reasons)),
             "policy": {
-                "source": "baseline",
+                "source": live["source"],
                 "generation": snapshot.generation,
                 "loaded": timestamp(baseline.loaded),
-                "refused": baseline.refused,
+                "file_refused": baseline.refused,
+                "failed": live["failed"],
+                "bypass": live["bypass"],
                 "routes": snapshot.routes.len(),
                 "upstreams": snapshot.upstreams.len(),
+                "refused": live["refused"],
+                "warnings": live["warnings"],
+                "masked": live["masked"],
+                "next_expiry": live["next_expiry"],
+                "unreadable": live["unreadable"],
             },
-            "revisions": { "observed": Value::Null, "proven": Value::Null, "applied": Value::Null },
-            "sync_age_seconds": Value::Null,
-            "held": Value::Null,
-            "store": Value::Null,
+            "revisions": live["revisions"],
+            "sync_age_seconds": live["sync_age_seconds"],
+            "held": live["held"],
+            "store": live["store"],
+            "cache": live["cache"],
+            "instances": live["instances"],
             "listeners": listeners,
         })
     }
 
     fn policy(&self) -> Value {
-        self.baseline().documents.to_json()
+        // A handle, so that nobody waits while it is written out.
+        let documents = self.shown().effective.as_ref().map(|effective| effective.documents.clone());
+        documents.unwrap_or_else(|| self.baseline().documents.clone()).to_json()
     }
 
     fn upstreams(&self) -> Value {

@@ -61,8 +61,9 @@ impl Publisher {
 
     /// Puts `policy` in force: every request that begins after this returns is served by it, those that run keep
     /// what they have. When it cannot be compiled, what was in force stays.
-    pub fn publish(&self, policy: Arc<Policy>) -> Result<Outcome, CompileError> {
-        let begun = Instant::now();
+    ///
+    /// `since` is when the news came that made it: what `weir_policy_apply_seconds` counts from.
+    pub fn publish(&self, policy: Arc<Policy>, since: Instant) -> Result<Outcome, CompileError> {
         let metrics = &self.shared.telemetry.metrics;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if *state.policy == *policy {
@@ -80,7 +81,7 @@ impl Publisher {
         state.policy = policy;
         state.registry.sweep();
         drop(state);
-        metrics.policy_apply.record(begun.elapsed());
+        metrics.policy_apply.record(since.elapsed());
         metrics.policy_updates.of(UpdateResult::Applied).increment(1);
         self.shared.tell(|| Message::NewSnapshot);
         Ok(Outcome::Applied { generation })

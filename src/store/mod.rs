@@ -140,3 +140,40 @@ pub enum Lost {
     /// The store answered what it should not.
     Protocol,
 }
+
+impl Lost {
+    /// Every cause.
+    pub const ALL: &'static [Self] =
+        &[Self::Connect, Self::Tls, Self::Auth, Self::Leader, Self::Stalled, Self::Broken, Self::Protocol];
+
+    /// Its word in metrics and `/status`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Auth => "auth",
+            Self::Leader => "leader",
+            Self::Stalled => "stalled",
+            Self::Broken => "broken",
+            Self::Protocol => "protocol",
+        }
+    }
+}
+
+impl ReadCause {
+    /// Every cause.
+    pub const ALL: &'static [Self] =
+        &[Self::Start, Self::Compaction, Self::NewCluster, Self::Regression, Self::Lost, Self::Poll];
+
+    /// Its word in metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Compaction => "compaction",
+            Self::NewCluster => "new_cluster",
+            Self::Regression => "regression",
+            Self::Lost => "lost",
+            Self::Poll => "poll",
+        }
+    }
+}

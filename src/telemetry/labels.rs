@@ -4,7 +4,10 @@ use std::sync::OnceLock;
 
 use http::{Method, StatusCode};
 
-use crate::error::Reason;
+use crate::{
+    error::Reason,
+    store::{Lost, ReadCause},
+};
 
 /// A label whose values are a closed set.
 pub trait Label: Copy + 'static {
@@ -169,6 +172,10 @@ label! {
         Plans = "plans",
         /// An endpoint.
         Endpoints = "endpoints",
+        /// The switch that bypasses everything.
+        Bypass = "bypass",
+        /// A key that means nothing.
+        Key = "key",
     }
 }
 
@@ -189,6 +196,38 @@ label! {
         QueueFull = "queue_full",
         /// More than ten refusals within a second for one reason.
         RefusalLimit = "refusal_limit",
+    }
+}
+
+label! {
+    /// How far a revision of the store has come.
+    Stage {
+        /// A change of it was seen.
+        Observed = "observed",
+        /// Nothing was missed up to it.
+        Proven = "proven",
+        /// Requests are served by it.
+        Applied = "applied",
+    }
+}
+
+impl Label for Lost {
+    const ALL: &'static [Self] = Lost::ALL;
+    fn index(self) -> usize {
+        self as usize
+    }
+    fn text(self) -> &'static str {
+        self.as_str()
+    }
+}
+
+impl Label for ReadCause {
+    const ALL: &'static [Self] = ReadCause::ALL;
+    fn index(self) -> usize {
+        self as usize
+    }
+    fn text(self) -> &'static str {
+        self.as_str()
     }
 }
 
@@ -316,6 +355,9 @@ mod tests {
         check::<UpdateResult>();
         check::<PolicySource>();
         check::<PolicyKind>();
+        check::<Stage>();
+        check::<Lost>();
+        check::<ReadCause>();
         check::<ReloadResult>();
         check::<DropCause>();
         check::<Reason>();

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -12,13 +12,17 @@ use tokio::runtime::RuntimeMetrics;
 
 use super::{
     cells::{Counter, Gauge, Histogram},
-    labels::{DropCause, Label, PerLabel, PolicyKind, PolicySource, ReloadResult, UpdateResult},
+    labels::{DropCause, Label, PerLabel, PolicyKind, PolicySource, ReloadResult, Stage, UpdateResult},
     names,
     process::ProcessGauges,
     registry::Registry,
     resources::{ListenerMetrics, OTHER, Release, RouteMetrics, UpstreamMetrics},
 };
-use crate::{config::Name, error::Reason};
+use crate::{
+    config::Name,
+    error::Reason,
+    store::{Lost, ReadCause},
+};
 
 /// How many lines are exported by default before resources are merged.
 pub const DEFAULT_MAX_SERIES: usize = 2_000;
@@ -47,12 +51,47 @@ pub struct Metrics {
     policy_source: PerLabel<PolicySource, Gauge>,
     /// How many documents of each kind are refused at present.
     pub policy_refused: PerLabel<PolicyKind, Gauge>,
+    /// Set when there is a store.
+    live: OnceLock<PolicyMetrics>,
     /// Access records that were not written.
     pub access_dropped: Arc<PerLabel<DropCause, Counter>>,
     /// Log lines that were not written.
     pub log_dropped: Counter,
     /// Answers that Weir made where no route had matched.
     made_without_route: Arc<PerLabel<Reason, Counter>>,
+}
+
+/// How live policy and its store stand.
+#[derive(Debug)]
+pub struct PolicyMetrics {
+    /// The store's revisions.
+    pub revision: PerLabel<Stage, Gauge>,
+    /// Seconds since the last proof of being current.
+    pub sync_age: Gauge,
+    /// Keys that are held.
+    pub held: Gauge,
+    /// Live instances of the service.
+    pub instances: Gauge,
+    /// Whether the store answers.
+    pub connected: Gauge,
+    /// Connections that ended, by cause.
+    pub reconnects: PerLabel<Lost, Counter>,
+    /// Whole reads, by cause.
+    pub reads: PerLabel<ReadCause, Counter>,
+}
+
+impl PolicyMetrics {
+    fn new(registry: &Registry) -> Self {
+        Self {
+            revision: PerLabel::new(|stage| registry.resolve(&names::POLICY_REVISION, &[stage])),
+            sync_age: registry.resolve(&names::POLICY_SYNC_AGE, &[]),
+            held: registry.resolve(&names::POLICY_HELD, &[]),
+            instances: registry.resolve(&names::POLICY_INSTANCES, &[]),
+            connected: registry.resolve(&names::STORE_CONNECTED, &[]),
+            reconnects: PerLabel::new(|cause| registry.resolve(&names::STORE_RECONNECTS, &[cause])),
+            reads: PerLabel::new(|cause| registry.resolve(&names::STORE_READS, &[cause])),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -104,6 +143,7 @@ impl Metrics {
             policy_apply: registry.resolve(&names::POLICY_APPLY, &[]),
             policy_source: PerLabel::new(|source| registry.resolve(&names::POLICY_SOURCE, &[source])),
             policy_refused: PerLabel::new(|kind| registry.resolve(&names::POLICY_REFUSED, &[kind])),
+            live: OnceLock::new(),
             access_dropped: Arc::new(dropped),
             log_dropped: registry.resolve(&names::LOG_DROPPED, &[]),
             made_without_route: Arc::new(made),
@@ -158,6 +198,11 @@ impl Metrics {
         for other in PolicySource::ALL {
             self.policy_source.of(*other).set(f64::from(u8::from(*other == source)));
         }
+    }
+
+    /// The handles of live policy; they are there from the first call on.
+    pub fn live(&self) -> &PolicyMetrics {
+        self.live.get_or_init(|| PolicyMetrics::new(&self.registry))
     }
 
     /// From now on reports how busy worker number `index` is.
