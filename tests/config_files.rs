@@ -6,7 +6,9 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use serde_json::Value as Json;
-use weir::config::{Code, Env, HostFacts, Kind, Loaded, Name, PemKind, Severity, load, schema};
+use weir::config::{
+    Code, Env, HostFacts, Kind, Loaded, Name, PemKind, Severity, bootstrap::StoreSource, load, schema,
+};
 
 const MINIMAL: &str = include_str!("../config/minimal.yaml");
 const ANNOTATED: &str = include_str!("../config/weir.yaml");
@@ -71,9 +73,7 @@ fn the_annotated_file_has_every_field() {
     let schema = schema();
     for (name, definition) in schema["$defs"].as_object().unwrap() {
         for field in definition["properties"].as_object().into_iter().flat_map(|fields| fields.keys()) {
-            // A route in a match is for limits and switches, which routes do not have.
-            let there = ANNOTATED.contains(&format!("{field}:")) || (name == "match" && field == "route");
-            assert!(there, "{name}.{field} is not in config/weir.yaml");
+            assert!(ANNOTATED.contains(&format!("{field}:")), "{name}.{field} is not in config/weir.yaml");
         }
     }
 }
@@ -133,11 +133,11 @@ policy:
   routes:
     in: { listener: inbound, upstream: app, fallback: { upstream: app } }
   switches:
-    no-recommendations: { match: { path: /recommendations/* }, state: off }
+    no-recommendations: { match: { path: /recommendations/* }, reject: {}, state: off }
 ";
     let loaded = load_text(text.as_bytes());
     let codes: Vec<_> = loaded.faults.iter().map(|fault| fault.code).collect();
-    assert_eq!(codes, [Code::LaterVersion; 7], "{}", loaded.render(false));
+    assert_eq!(codes, [Code::LaterVersion; 6], "{}", loaded.render(false));
 }
 
 // ---- what is refused
@@ -148,6 +148,9 @@ const TOP: &str = "service: s\nlisteners: { in: { listen: 1.2.3.4:80 } }\n";
 const ROUTE: &str = "service: s\nlisteners: { in: { listen: 1.2.3.4:80 } }\npolicy:\n  upstreams:\n    app: { endpoints: [h:1] }\n  routes:\n";
 /// All but upstreams: four lines, before a bad fifth.
 const UPSTREAM: &str = "service: s\nlisteners: { in: { listen: 1.2.3.4:80 } }\npolicy:\n  upstreams:\n";
+
+/// An upstream: four lines, before a bad fifth.
+const RULES: &str = "service: s\nlisteners: { in: { listen: 1.2.3.4:80 } }\npolicy:\n  upstreams: { app: { endpoints: [h:1] } }\n  ";
 
 struct Bad {
     base: &'static str,
@@ -194,11 +197,123 @@ const BAD: &[Bad] = &[
     bad("", "listeners: { in: { listen: 1.2.3.4:80 } }\n", Code::Missing, (1, 1), "`service` is missing"),
     bad("", "service: s\n", Code::Missing, (1, 1), "`listeners` is missing"),
     bad(TOP, "servce: t\n", Code::UnknownField, (3, 1), "no field `servce`"),
-    bad(TOP, "store: { directory: live }\n", Code::LaterVersion, (3, 1), "`store` is known"),
-    bad(TOP, "redis: {}\n", Code::LaterVersion, (3, 1), "`redis` is known"),
-    bad(TOP, "policy: { limits: {} }\n", Code::LaterVersion, (3, 11), "`limits` is known"),
-    bad(TOP, "policy: { switches: {} }\n", Code::LaterVersion, (3, 11), "`switches` is known"),
-    bad(TOP, "policy: { plans: {} }\n", Code::LaterVersion, (3, 11), "`plans` is known"),
+    // the store
+    bad(TOP, "store: live\n", Code::WrongType, (3, 8), "expected a map (store)"),
+    deep(TOP, "store: {}\n", Code::Missing, (3, 8), "`etcd` or `directory` is missing"),
+    deep(
+        TOP,
+        "store: { etcd: { endpoints: [http://a] }, directory: live }\n",
+        Code::Conflict,
+        (3, 54),
+        "exclude each other",
+    ),
+    bad(TOP, "store: { etcd: 'http://a' }\n", Code::WrongType, (3, 16), "expected a map (etcd)"),
+    bad(TOP, "store: { etcd: {} }\n", Code::Missing, (3, 10), "`endpoints` is missing"),
+    bad(TOP, "store: { etcd: { endpoints: [] } }\n", Code::TooFew, (3, 29), "at least 1"),
+    bad(
+        TOP,
+        "store: { etcd: { endpoints: ['a:2379'] } }\n",
+        Code::BadAddress,
+        (3, 30),
+        "`a:2379` is not a member of etcd",
+    ),
+    bad(
+        TOP,
+        "store: { etcd: { endpoints: ['http://u:p@a:2379'] } }\n",
+        Code::BadAddress,
+        (3, 30),
+        "not a member of etcd",
+    ),
+    bad(
+        TOP,
+        "store: { etcd: { endpoints: ['http://a:2379/weir'] } }\n",
+        Code::BadAddress,
+        (3, 30),
+        "not a member of etcd",
+    ),
+    bad(TOP, "store: { etcd: { endpoints: ['http://a:0'] } }\n", Code::BadAddress, (3, 30), "not a member"),
+    deep(
+        TOP,
+        "store: { etcd: { endpoints: ['http://a', 'http://a:2379'] } }\n",
+        Code::Duplicate,
+        (3, 42),
+        "http://a:2379 stands here twice",
+    ),
+    deep(
+        TOP,
+        "store: { etcd: { endpoints: ['http://a', 'https://b'] } }\n",
+        Code::Inconsistent,
+        (3, 42),
+        "side by side",
+    ),
+    deep(
+        TOP,
+        "store: { etcd: { endpoints: ['http://a'], tls: {} } }\n",
+        Code::Inconsistent,
+        (3, 48),
+        "`tls` while the endpoints are `http://`",
+    ),
+    deep(
+        TOP,
+        "store: { etcd: { endpoints: ['https://a'], tls: { cert: c } } }\n",
+        Code::Incomplete,
+        (3, 57),
+        "`cert` without its `key`",
+    ),
+    bad(
+        TOP,
+        "store: { etcd: { endpoints: ['http://a'], root: weir } }\n",
+        Code::BadValue,
+        (3, 49),
+        "not a prefix of keys",
+    ),
+    bad(
+        TOP,
+        "store: { etcd: { endpoints: ['http://a'], root: /weir/ } }\n",
+        Code::BadValue,
+        (3, 49),
+        "not a prefix of keys",
+    ),
+    deep(
+        TOP,
+        "store: { etcd: { endpoints: ['http://a'], user: u } }\n",
+        Code::Incomplete,
+        (3, 49),
+        "`user` without `password_file`",
+    ),
+    deep(
+        TOP,
+        "store: { etcd: { endpoints: ['http://a'], user: u, password_file: none/p } }\n",
+        Code::BadFile,
+        (3, 67),
+        "No such file",
+    ),
+    bad(TOP, "store: { directory: '' }\n", Code::BadValue, (3, 21), "not the path of a file"),
+    bad(TOP, "store: { directory: {} }\n", Code::Missing, (3, 10), "`path` is missing"),
+    deep(
+        TOP,
+        "store: { directory: { path: live, interval: 2m } }\n",
+        Code::OutOfBounds,
+        (3, 45),
+        "`2m` is out of bounds",
+    ),
+    bad(TOP, "store: { directory: live, cache: /tmp/ }\n", Code::BadValue, (3, 34), "a folder"),
+    bad(TOP, "store: { directory: live, boot_wait: soon }\n", Code::BadValue, (3, 38), "not a duration"),
+    deep(TOP, "store: { directory: live, presence: on }\n", Code::Conflict, (3, 37), "no `presence`"),
+    bad(
+        TOP,
+        "store: { etcd: { endpoints: ['http://a'] }, presence: sometimes }\n",
+        Code::WrongType,
+        (3, 55),
+        "`on`, `off` or a map",
+    ),
+    deep(
+        TOP,
+        "store: { etcd: { endpoints: ['http://a'] }, presence: { interval: 500ms } }\n",
+        Code::OutOfBounds,
+        (3, 67),
+        "`500ms` is out of bounds",
+    ),
     bad(TOP, "zone: [a]\n", Code::WrongType, (3, 1), "expected a name, found a list"),
     bad(TOP, "zone: a b\n", Code::BadName, (3, 7), "`a b` is not a name"),
     bad(TOP, "admin: on\n", Code::WrongType, (3, 8), "expected a map or `off`"),
@@ -638,6 +753,141 @@ const BAD: &[Bad] = &[
         (7, 56),
         "not a header's value",
     ),
+    // limits, switches, plans
+    bad(RULES, "limits: { l: {} }\n", Code::Missing, (5, 13), "`rate` is missing"),
+    bad(RULES, "limits: { l: 0/s }\n", Code::OutOfBounds, (5, 16), "at least 1"),
+    bad(RULES, "limits: { l: maybe }\n", Code::UnknownChoice, (5, 16), "not a state of limits"),
+    bad(RULES, "limits: { l: { rate: 5 } }\n", Code::WrongType, (5, 24), "expected a rate"),
+    deep(
+        RULES,
+        "limits: { l: { rate: 5/s, algorithm: sliding_window, burst: 5 } }\n",
+        Code::Conflict,
+        (5, 63),
+        "a window takes no `burst`",
+    ),
+    deep(RULES, "limits: { l: { rate: 5/s, max_wait: 1s } }\n", Code::Conflict, (5, 39), "leaky_bucket"),
+    deep(RULES, "limits: { l: { rate: 5/s, cost: 6 } }\n", Code::Inconsistent, (5, 35), "never more than 5"),
+    deep(RULES, "limits: { l: { rate: 5/s, share: redis } }\n", Code::Incomplete, (5, 36), "without a Redis"),
+    deep(
+        RULES,
+        "limits: { l: { rate: 5/s, share: redis } }\nredis: { url: redis://h }\n",
+        Code::Incomplete,
+        (5, 36),
+        "each instance has all of 5/s",
+    ),
+    deep(
+        RULES,
+        "limits: { l: { rate: 5/s, match: { route: nope } } }\n",
+        Code::UnknownRoute,
+        (5, 45),
+        "no route `nope`",
+    ),
+    deep(
+        RULES,
+        "limits: { l: { rate: 5/s, match: { listener: out } } }\n",
+        Code::UnknownListener,
+        (5, 48),
+        "no listener `out`",
+    ),
+    bad(TOP, "redis: {}\n", Code::Missing, (3, 1), "`url` is missing"),
+    bad(TOP, "redis: { url: http://h }\n", Code::BadAddress, (3, 15), "not the URL of a Redis"),
+    deep(RULES, "switches: { s: {} }\n", Code::Missing, (5, 15), "needs an action"),
+    deep(RULES, "switches: { s: on }\n", Code::Missing, (5, 15), "needs an action"),
+    bad(
+        RULES,
+        "switches: { s: { state: 101%, reject: {} } }\n",
+        Code::OutOfBounds,
+        (5, 27),
+        "more than 100%",
+    ),
+    deep(
+        RULES,
+        "switches: { s: { reject: {}, shed: {} } }\n",
+        Code::Conflict,
+        (5, 38),
+        "`reject` and `shed` cannot both be given",
+    ),
+    deep(
+        RULES,
+        "switches: { s: { reject: {}, state: auto } }\n",
+        Code::Incomplete,
+        (5, 39),
+        "`state: auto` without `when`",
+    ),
+    deep(RULES, "switches: { s: { upstream: b } }\n", Code::UnknownUpstream, (5, 30), "no upstream `b`"),
+    bad(RULES, "switches: { s: { reject: { status: 200 } } }\n", Code::OutOfBounds, (5, 38), "200"),
+    deep(
+        RULES,
+        "switches: { s: { respond: { json: [], body: x } } }\n",
+        Code::Conflict,
+        (5, 47),
+        "`json` and `body`",
+    ),
+    deep(
+        RULES,
+        "switches: { s: { respond: { status: 204, body: x } } }\n",
+        Code::Inconsistent,
+        (5, 50),
+        "has no body",
+    ),
+    deep(
+        RULES,
+        "switches: { s: { delay: { p50: 2s, max: 1s } } }\n",
+        Code::Inconsistent,
+        (5, 43),
+        "less than `p50`",
+    ),
+    deep(
+        RULES,
+        "switches: { s: { shed: { below: background } } }\n",
+        Code::Inconsistent,
+        (5, 35),
+        "nothing is below",
+    ),
+    deep(
+        RULES,
+        "switches: { s: { annotate: { host: a } } }\n",
+        Code::ForbiddenHeader,
+        (5, 32),
+        "not for policy",
+    ),
+    deep(
+        RULES,
+        "switches: { s: { shed: {}, state: auto, when: { signal: p99, of: app, above: 50% } } }\n",
+        Code::BadUnit,
+        (5, 80),
+        "50%",
+    ),
+    deep(
+        RULES,
+        "switches: { s: { shed: {}, state: auto, when: { signal: memory, above: 1MiB, of: app } } }\n",
+        Code::Conflict,
+        (5, 84),
+        "the process's",
+    ),
+    deep(
+        RULES,
+        "switches: { s: { shed: {}, state: auto, when: { signal: refusal_share, of: app, above: 1% } } }\n",
+        Code::UnknownLimit,
+        (5, 78),
+        "no limit `app`",
+    ),
+    deep(RULES, "plans: { p: { switches: { s: on } } }\n", Code::UnknownSwitch, (5, 29), "no switch `s`"),
+    bad(RULES, "plans: { p: maybe }\n", Code::UnknownChoice, (5, 15), "not `on` or `off`"),
+    deep(
+        RULES,
+        "plans: { p: { upstreams: { app: { pool: { max_age: never } } } } }\n",
+        Code::BadValue,
+        (5, 54),
+        "not a duration",
+    ),
+    deep(
+        RULES,
+        "plans: { p: { upstreams: { app: { pool: { min_idle: 2000 } } } } }\n",
+        Code::Inconsistent,
+        (5, 55),
+        "more than `max_connections`",
+    ),
 ];
 
 #[test]
@@ -761,7 +1011,7 @@ fn documents_know_where_each_field_is_written() {
     let source = file.documents.source(origin).unwrap();
     assert_eq!(&*source.name, "weir.yaml");
     assert!(source.text.lines().nth(origin.line as usize - 1).unwrap().contains("path_prefix: /v2"));
-    assert_eq!(file.documents.iter().count(), 6);
+    assert_eq!(file.documents.iter().count(), 15);
 }
 
 #[test]
@@ -787,6 +1037,39 @@ fn faults_are_shown_as_rustc_shows_them_and_as_json() {
     assert_eq!((&fault["line"], &fault["column"], &fault["end_column"]), (&7.into(), &26.into(), &32.into()));
     assert_eq!(fault["path"], "policy.routes.in.timeot");
     assert!(fault["help"].as_str().unwrap().contains("`timeout`"));
+}
+
+#[test]
+fn the_store_has_the_defaults_of_its_kind() {
+    let store = |text: &str| {
+        let loaded = load_text(format!("{TOP}store: {text}\n").as_bytes());
+        loaded
+            .file
+            .as_ref()
+            .unwrap_or_else(|| panic!("{}", loaded.render(false)))
+            .bootstrap
+            .store
+            .clone()
+            .unwrap()
+    };
+    let etcd = store("{ etcd: { endpoints: [https://a, 'https://[::1]:2380'] } }");
+    assert_eq!(etcd.cache.as_deref(), Some(Path::new("/var/lib/weir/policy.cache")));
+    assert_eq!((etcd.boot_wait.as_secs(), etcd.presence.map(|most| most.as_secs())), (3, Some(10)));
+    let StoreSource::Etcd(source) = &etcd.source else { panic!("{etcd:?}") };
+    let shown: Vec<_> = source.endpoints.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["https://a:2379", "https://[::1]:2380"]);
+    assert_eq!((&*source.root, source.tls.is_some(), &source.credentials), ("/weir", true, &None));
+
+    let plain =
+        store("{ etcd: { endpoints: ['http://a/'], root: / }, boot_wait: 0, cache: off, presence: off }");
+    let StoreSource::Etcd(source) = &plain.source else { panic!("{plain:?}") };
+    assert_eq!((&*source.root, source.tls.is_some(), source.endpoints.len()), ("", false, 1));
+    assert_eq!((plain.boot_wait.as_secs(), &plain.cache, plain.presence), (0, &None, None));
+
+    let directory = store("{ directory: ./live }");
+    assert_eq!((&directory.cache, directory.presence), (&None, None));
+    let StoreSource::Directory(source) = &directory.source else { panic!("{directory:?}") };
+    assert_eq!((source.path.to_str(), source.interval.as_millis()), (Some("./live"), 250));
 }
 
 // ---- what nothing may do

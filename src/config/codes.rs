@@ -88,12 +88,18 @@ codes! {
     /// Not a header's name or value.
     BadHeader = "WEIR-0210";
 
-    /// A route names an upstream that does not exist.
+    /// An upstream that does not exist is named.
     UnknownUpstream = "WEIR-0301";
-    /// A route names a listener that does not exist.
+    /// A listener that does not exist is named.
     UnknownListener = "WEIR-0302";
     /// A file that does not exist or is not what it must be.
     BadFile = "WEIR-0303";
+    /// A route that does not exist is named.
+    UnknownRoute = "WEIR-0304";
+    /// A limit that does not exist is named.
+    UnknownLimit = "WEIR-0305";
+    /// A switch that does not exist is named.
+    UnknownSwitch = "WEIR-0306";
 
     /// The same thing twice where it may stand once.
     Duplicate = "WEIR-0401";

@@ -176,7 +176,7 @@ pub(super) fn shown(written: &str) -> String {
 }
 
 /// A field's path as it may stand in a message: keys are free text.
-pub(super) fn shown_path(path: &str) -> String {
+pub(crate) fn shown_path(path: &str) -> String {
     path.chars().flat_map(|c| if c.is_control() { c.escape_debug().collect() } else { vec![c] }).collect()
 }
 

@@ -9,6 +9,7 @@ use super::{
     codes::Code,
     expand::HostFacts,
     fault::{Fault, Faults, Problem, Severity},
+    live,
     node::{Node, Origin, Sources},
     validate,
     wire::{Cx, Defs, Wire, file::FileWire},
@@ -26,13 +27,15 @@ pub struct Env<'a> {
     pub probe: &'a dyn Fn(&Path, PemKind) -> Result<(), String>,
 }
 
-/// What a PEM file must hold.
+/// What a file that the configuration names must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PemKind {
     /// At least one certificate.
     Certificates,
     /// A private key.
     Key,
+    /// A password: some text, and not much of it.
+    Password,
 }
 
 /// A file without errors.
@@ -40,7 +43,7 @@ pub enum PemKind {
 pub struct File {
     /// What is fixed for the life of the process.
     pub bootstrap: Bootstrap,
-    /// The baseline.
+    /// The baseline, with the changes of those of its plans that are on.
     pub policy: Policy,
     /// What was written, and where.
     pub documents: Documents,
@@ -98,7 +101,7 @@ fn read(name: &str, text: &[u8], env: &Env<'_>, sources: &mut Sources, faults: &
     let lookup = |variable: &str| {
         (env.vars)(variable).or_else(|| (variable == "HOSTNAME").then(|| env.host.hostname.clone()))
     };
-    let root = yaml::read(text, source, &lookup, faults)?;
+    let root = yaml::read(text, source, Some(&lookup), faults)?;
     from_node(&root, env, sources, faults)
 }
 
@@ -112,8 +115,10 @@ fn from_node(root: &Node, env: &Env<'_>, sources: &Sources, faults: &mut Faults)
     }
     let wire = FileWire::decode(root, &mut cx)?;
     let bootstrap = validate::bootstrap(&wire, env, &mut cx);
-    let policy = validate::policy(&wire, env, &mut cx);
-    Some(File { bootstrap: bootstrap?, policy, documents: Documents::of_file(root, sources.clone()) })
+    let mut policy = validate::policy(&wire, env, &mut cx);
+    let documents = Documents::of_file(root, sources.clone());
+    live::plans(&mut policy, &documents, &validate::Facts::of(&wire, env), faults);
+    Some(File { bootstrap: bootstrap?, policy, documents })
 }
 
 fn not_utf8(name: &str, text: &[u8], valid: usize, sources: &mut Sources) -> Fault {

@@ -33,6 +33,21 @@ pub struct Sources {
     list: Vec<Source>,
 }
 
+impl SourceId {
+    /// The first of those that stand for live documents; those below are places in a list of texts.
+    const LIVE: u32 = 1 << 31;
+
+    /// The `index`th live document.
+    pub(crate) const fn live(index: u32) -> Self {
+        Self(index | Self::LIVE)
+    }
+
+    /// Which live document it stands for; `None` for a text.
+    pub(crate) fn as_live(self) -> Option<usize> {
+        (self.0 & Self::LIVE != 0).then(|| usize::try_from(self.0 & !Self::LIVE).unwrap_or(usize::MAX))
+    }
+}
+
 /// One text: a file, or the value of a key.
 #[derive(Debug, Clone)]
 pub struct Source {
@@ -162,7 +177,31 @@ impl Node {
         }
     }
 
-    /// Every field that is not itself a map with fields, with its dotted path and where it is written.
+    /// Takes out every field that is null, at any depth of maps: what is left when it is merged over nothing.
+    pub(crate) fn strip_nulls(&mut self) {
+        if let Value::Map(map) = &mut self.value {
+            map.retain(|_, entry| !entry.node.is_null());
+            map.values_mut().for_each(|entry| entry.node.strip_nulls());
+        }
+    }
+
+    /// Gives every node and key of it the source that `of` says.
+    pub(crate) fn restamp(&mut self, of: &mut impl FnMut(SourceId) -> SourceId) {
+        self.origin.source = of(self.origin.source);
+        match &mut self.value {
+            Value::Seq(items) => items.iter_mut().for_each(|item| item.restamp(of)),
+            Value::Map(map) => {
+                for entry in map.values_mut() {
+                    entry.key.source = of(entry.key.source);
+                    entry.node.restamp(of);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Every field that is not itself a map with fields, with its dotted path and where it is written. A list that
+    /// several documents made has an entry for each of its items.
     pub fn leaves(&self) -> Vec<(String, Origin)> {
         let mut out = Vec::new();
         self.collect_leaves(&mut String::new(), &mut out);
@@ -172,6 +211,10 @@ impl Node {
     fn collect_leaves(&self, path: &mut String, out: &mut Vec<(String, Origin)>) {
         let map = match &self.value {
             Value::Map(map) if !map.is_empty() => map,
+            Value::Seq(items) if items.iter().any(|item| item.origin.source != self.origin.source) => {
+                out.extend(items.iter().enumerate().map(|(n, item)| (format!("{path}.{n}"), item.origin)));
+                return;
+            }
             _ => return out.push((path.clone(), self.origin)),
         };
         for (key, entry) in map {

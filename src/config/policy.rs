@@ -15,14 +15,27 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 
 use super::{Name, Pattern};
+pub use super::{
+    limit::{Algorithm, Cost, Limit, LimitHeaders, LimitScope, LimitShare, LimitState},
+    plan::{Patch, Plan},
+    switch::{Action, Respond, Signal, Switch, SwitchState, When},
+};
 
-/// All policy of one layer stack, by name.
+/// All policy of one layer stack, by name. The changes of plans that are on are in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
     /// The upstreams.
     pub upstreams: BTreeMap<Name, Arc<Upstream>>,
     /// The routes.
     pub routes: BTreeMap<Name, Arc<Route>>,
+    /// The limits.
+    pub limits: BTreeMap<Name, Arc<Limit>>,
+    /// The switches.
+    pub switches: BTreeMap<Name, Arc<Switch>>,
+    /// The plans.
+    pub plans: BTreeMap<Name, Arc<Plan>>,
+    /// Every protection off: a plain proxy. Only live policy says so.
+    pub bypass: bool,
 }
 
 /// A named group of endpoints of one service.
@@ -30,7 +43,8 @@ pub struct Policy {
 pub struct Upstream {
     /// Its name.
     pub name: Name,
-    /// Its endpoints, in the order of the document; addresses are unique.
+    /// Its endpoints, in the order of the document, then those of the store; addresses are unique. Only live policy
+    /// may leave it without any.
     pub endpoints: Vec<Endpoint>,
     /// The protocol spoken to its endpoints.
     pub protocol: UpstreamProtocol,

@@ -19,11 +19,17 @@ pub const MAX_DEPTH: usize = 64;
 /// The most nodes that aliases may add ("billion laughs").
 const MAX_ALIASED: usize = 20_000;
 
+/// What gives variables their values.
+pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// Reads one document. Whatever is wrong goes to `faults`; `None` when there is no tree at all.
+///
+/// A file has a `lookup` for its variables. Without one the text is a live value, in which `${…}` is just text: whoever
+/// may write policy must not be able to read the environment.
 pub(super) fn read(
     text: &str,
     source: SourceId,
-    lookup: &dyn Fn(&str) -> Option<String>,
+    lookup: Option<Lookup<'_>>,
     faults: &mut Faults,
 ) -> Option<Node> {
     if let Some(fault) = illegal_character(text, source) {
@@ -58,12 +64,11 @@ pub(super) fn read(
     let root = builder.root.take();
     if root.is_none() {
         let origin = Origin { source, line: 1, column: 1, end_line: 1, end_column: 1 };
-        builder.fault(
-            Code::Empty,
-            origin,
-            "the file is empty".to_owned(),
-            Some("the smallest file has a service, a listener, an upstream and a route"),
-        );
+        let help = match lookup {
+            Some(_) => "the smallest file has a service, a listener, an upstream and a route",
+            None => "write `null` to remove the resource, or delete the key to take the overlay back",
+        };
+        builder.fault(Code::Empty, origin, format!("the {} is empty", builder.what()), Some(help));
     }
     root
 }
@@ -116,7 +121,7 @@ struct Stop;
 struct Builder<'a> {
     source: SourceId,
     text: &'a str,
-    lookup: &'a dyn Fn(&str) -> Option<String>,
+    lookup: Option<Lookup<'a>>,
     faults: &'a mut Faults,
     stack: Vec<Frame>,
     root: Option<Node>,
@@ -148,6 +153,11 @@ enum Key {
 }
 
 impl Builder<'_> {
+    /// What the text is, for messages.
+    fn what(&self) -> &'static str {
+        if self.lookup.is_some() { "file" } else { "value" }
+    }
+
     fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), Stop> {
         let origin = self.origin(span);
         match event {
@@ -155,8 +165,9 @@ impl Builder<'_> {
             Event::DocumentStart(_) => {
                 self.documents += 1;
                 if self.documents > 1 {
-                    let help = Some("a file is one document: take the `---` out");
-                    self.fault(Code::ManyDocuments, origin, "a second document begins here".to_owned(), help);
+                    let help = format!("a {} is one document: take the `---` out", self.what());
+                    let message = "a second document begins here".to_owned();
+                    self.fault(Code::ManyDocuments, origin, message, Some(&help));
                     return Err(Stop);
                 }
                 Ok(())
@@ -234,7 +245,8 @@ impl Builder<'_> {
         self.aliased = self.aliased.saturating_add(size);
         if self.aliased > MAX_ALIASED || self.stack.len() + depth(&node) > MAX_DEPTH {
             let message = format!(
-                "the aliases of this file expand to more than {MAX_ALIASED} values or {MAX_DEPTH} levels"
+                "the aliases of this {} expand to more than {MAX_ALIASED} values or {MAX_DEPTH} levels",
+                self.what()
             );
             self.fault(Code::Alias, origin, message, None);
             return Err(Stop);
@@ -246,7 +258,10 @@ impl Builder<'_> {
     fn scalar(&mut self, written: &str, style: ScalarStyle, tag: Option<&Tag>, origin: Origin) -> Node {
         // Keys stand for themselves: what a field or a resource is called does not depend on where Weir runs.
         let is_key = matches!(self.stack.last(), Some(Frame { items: Items::Map(_, None), .. }));
-        let expanded = if is_key { Ok(Cow::Borrowed(written)) } else { expand::expand(written, self.lookup) };
+        let expanded = match self.lookup {
+            Some(lookup) if !is_key => expand::expand(written, lookup),
+            _ => Ok(Cow::Borrowed(written)),
+        };
         let text = match expanded {
             Ok(text) => text,
             Err(error) => {
@@ -317,7 +332,7 @@ impl Builder<'_> {
         let indent = written.len() - written.trim_start().len();
         let help = if written.get(..indent).is_some_and(|space| space.contains('\t')) {
             Some("YAML is indented with spaces; this line begins with a tab")
-        } else if written.contains("${") {
+        } else if self.lookup.is_some() && written.contains("${") {
             Some("inside `[ ]` and `{ }` a `${…}` needs quotes: `\"${NAME}\"`")
         } else {
             None
@@ -389,7 +404,7 @@ mod tests {
         let id = sources.add("t", text);
         let mut faults = Faults::default();
         let lookup = |name: &str| (name == "N").then(|| "7".to_owned());
-        let node = read(text, id, &lookup, &mut faults);
+        let node = read(text, id, Some(&lookup), &mut faults);
         let list: Vec<_> = faults.iter().map(|f| (f.code, f.origin.line, f.origin.column)).collect();
         if list.is_empty() { Ok(node.unwrap()) } else { Err(list) }
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use super::{each, probe};
+use super::{probe, whole};
 use crate::config::{
     Name,
     bootstrap::{
@@ -30,7 +30,7 @@ pub(super) fn listeners(file: &FileWire, env: &Env<'_>, cx: &mut Cx<'_>) -> BTre
                 .help("for instance `inbound: { listen: 0.0.0.0:8080 }`");
             cx.problem(problem, table.origin);
         }
-        let made = each(&table.value, cx, |name, wire, cx| listener(name, wire, env, cx));
+        let made = whole(&table.value, cx, |name, wire, cx| listener(name, wire, env, cx));
         made.into_iter().map(|(name, listener)| (name, (*listener).clone())).collect()
     })
 }
@@ -177,7 +177,7 @@ fn server_tls(wire: &ServerTlsWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Option<Se
     ];
     for (name, file, kind) in files {
         if let Some(file) = file {
-            probe(name, file, kind, env, cx);
+            probe(name, file, kind, env.probe, cx);
         }
     }
     Some(ServerTls {

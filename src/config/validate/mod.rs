@@ -1,20 +1,35 @@
 //! Wire types → validated types: what can only be said of several fields together.
 
+mod limits;
 mod listeners;
+mod matches;
+mod plans;
+mod references;
 mod routes;
+mod store;
+mod switches;
 mod upstreams;
+
+pub(super) use limits::limit;
+pub(super) use plans::plan;
+pub(crate) use references::NoSuch;
+use references::references;
+pub(super) use routes::route;
+pub(super) use switches::switch;
+pub(super) use upstreams::{endpoint, upstream};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroUsize,
+    path::Path,
     sync::Arc,
 };
 
 use super::{
-    Bootstrap, Name, Policy,
+    Bootstrap, Kind, Name, Policy,
     bootstrap::{Drain, Log},
     codes::Code,
-    fault::{Problem, nearest, shown},
+    fault::{Problem, shown},
     load::{Env, PemKind},
     units,
     wire::{
@@ -23,6 +38,31 @@ use super::{
         scalars::{FilePath, Workers},
     },
 };
+
+/// What a resource is checked against, beside itself and other resources.
+#[derive(Clone)]
+pub(crate) struct Facts<'a> {
+    /// The listeners; `None` when there is no such block, which is a fault of its own.
+    pub(crate) listeners: Option<BTreeSet<&'a Name>>,
+    /// Whether there is a Redis.
+    pub(crate) redis: bool,
+    /// Whether endpoints may come from a store.
+    pub(crate) store: bool,
+    /// Says what is wrong with a file that the policy names.
+    pub(crate) probe: &'a dyn Fn(&Path, PemKind) -> Result<(), String>,
+}
+
+impl<'a> Facts<'a> {
+    /// What `file` says of itself.
+    pub(in crate::config) fn of(file: &'a FileWire, env: &Env<'a>) -> Self {
+        Self {
+            listeners: file.listeners.as_ref().map(|listeners| names(&listeners.value)),
+            redis: file.redis.is_some(),
+            store: file.store.is_some(),
+            probe: env.probe,
+        }
+    }
+}
 
 /// What is fixed for the life of the process; `None` when a required part is missing.
 pub(super) fn bootstrap(file: &FileWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Option<Bootstrap> {
@@ -47,6 +87,7 @@ pub(super) fn bootstrap(file: &FileWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Opti
     listeners::addresses(file, cx);
     let admin = listeners::admin(file, cx);
     let telemetry = listeners::telemetry(file, cx);
+    let store = store::store(file, env, cx);
     let log = &file.log.value;
     Some(Bootstrap {
         service: file.service.as_ref()?.value.clone(),
@@ -57,7 +98,9 @@ pub(super) fn bootstrap(file: &FileWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Opti
         telemetry,
         log: Log { level: log.level.value, format: log.format.value, access: log.access.value },
         drain,
+        store,
         listeners,
+        redis: file.redis.as_ref().and_then(|redis| Some(redis.value.url.as_ref()?.value.clone())),
     })
 }
 
@@ -76,30 +119,56 @@ fn instance(file: &FileWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Option<Name> {
     found
 }
 
-/// The policy. What is faulty is left out of it; the faults are in `cx`.
+/// The policy, before its plans. What is faulty is left out of it; the faults are in `cx`.
 pub(super) fn policy(file: &FileWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Policy {
     let wire = &file.policy.value;
+    let facts = Facts::of(file, env);
     cx.at("policy", file.policy.origin, |cx| {
-        let upstreams = cx.at("upstreams", wire.upstreams.origin, |cx| {
-            upstreams::upstreams(&wire.upstreams.value, env, cx)
-        });
-        let known = routes::Known {
-            listeners: file.listeners.as_ref().map(|listeners| names(&listeners.value)),
-            upstreams: names(&wire.upstreams.value),
+        let policy = Policy {
+            upstreams: each(Kind::Upstream, &wire.upstreams, cx, |name, wire, cx| {
+                upstream(name, wire, &facts, cx)
+            }),
+            routes: each(Kind::Route, &wire.routes, cx, |name, wire, cx| route(name, wire, &facts, cx)),
+            limits: each(Kind::Limit, &wire.limits, cx, |name, wire, cx| limit(name, &wire.0, &facts, cx)),
+            switches: each(Kind::Switch, &wire.switches, cx, |name, wire, cx| {
+                switch(name, &wire.0, &facts, cx)
+            }),
+            plans: each(Kind::Plan, &wire.plans, cx, |name, wire, cx| Some(plan(name, &wire.0, cx))),
+            bypass: false,
         };
-        let routes = cx.at("routes", wire.routes.origin, |cx| routes::routes(&wire.routes.value, &known, cx));
-        routes::unused(&wire.upstreams.value, &wire.routes.value, cx);
+        let tables = [
+            (Kind::Upstream, names(&wire.upstreams.value)),
+            (Kind::Route, names(&wire.routes.value)),
+            (Kind::Limit, names(&wire.limits.value)),
+            (Kind::Switch, names(&wire.switches.value)),
+        ];
+        let known = |kind: Kind| tables.iter().find(|(of, _)| *of == kind).map(|(_, names)| names);
+        references(cx, &|kind, name| known(kind).is_none_or(|names| names.contains(name)), &|kind| {
+            known(kind).into_iter().flatten().map(|name| name.as_str()).collect()
+        });
+        cx.at("routes", wire.routes.origin, |cx| routes::shadowed(&wire.routes.value, &policy.routes, cx));
+        routes::unused(wire, cx);
         if wire.routes.value.1 == 0 {
             let problem = Problem::new(Code::NoRoutes, "there is no route: every request will get 404")
                 .help("add one under `policy.routes`");
             cx.warn(problem, wire.routes.origin);
         }
-        Policy { upstreams, routes }
+        policy
     })
 }
 
-/// Every entry that is whole, made into what `make` says.
+/// Every entry of a block of the policy that is whole, made into what `make` says.
 fn each<W, T>(
+    kind: Kind,
+    table: &Spanned<Named<W>>,
+    cx: &mut Cx<'_>,
+    make: impl FnMut(&Name, &W, &mut Cx<'_>) -> Option<T>,
+) -> BTreeMap<Name, Arc<T>> {
+    cx.at(kind.as_str(), table.origin, |cx| whole(&table.value, cx, make))
+}
+
+/// Every entry that is whole, made into what `make` says.
+fn whole<W, T>(
     table: &Named<W>,
     cx: &mut Cx<'_>,
     mut make: impl FnMut(&Name, &W, &mut Cx<'_>) -> Option<T>,
@@ -114,8 +183,14 @@ fn each<W, T>(
 }
 
 /// Reports a file that is not there, or does not hold what it must.
-fn probe(name: &str, path: &Spanned<FilePath>, kind: PemKind, env: &Env<'_>, cx: &mut Cx<'_>) {
-    if let Err(why) = (env.probe)(&path.value.0, kind) {
+fn probe(
+    name: &str,
+    path: &Spanned<FilePath>,
+    kind: PemKind,
+    probe: &dyn Fn(&Path, PemKind) -> Result<(), String>,
+    cx: &mut Cx<'_>,
+) {
+    if let Err(why) = probe(&path.value.0, kind) {
         let message = format!("`{}`: {why}", shown(&path.value.0.to_string_lossy()));
         cx.at(name, path.origin, |cx| cx.problem(Problem::new(Code::BadFile, message), path.origin));
     }
@@ -124,23 +199,4 @@ fn probe(name: &str, path: &Spanned<FilePath>, kind: PemKind, env: &Env<'_>, cx:
 /// The names in a table, with those whose value is faulty.
 fn names<W>(table: &Named<W>) -> BTreeSet<&Name> {
     table.0.iter().map(|(name, _)| &name.value).collect()
-}
-
-/// Reports a reference to something that is not there.
-fn unknown(code: Code, what: &str, name: &Spanned<Name>, known: &BTreeSet<&Name>, cx: &mut Cx<'_>) {
-    if known.contains(&name.value) {
-        return;
-    }
-    let words = || known.iter().map(|name| name.as_str());
-    // Among thousands of names the nearest is chance, and looking for it takes long.
-    let candidates = if cx.is_full() { 0 } else { 1000 };
-    let help = match nearest(name.value.as_str(), words().take(candidates)) {
-        Some(guess) => format!("did you mean `{guess}`?"),
-        None => match super::fault::listed(words().take(10)) {
-            names if names.is_empty() => format!("there is no {what} at all"),
-            names => format!("there is {names}"),
-        },
-    };
-    let message = format!("there is no {what} `{}`", name.value);
-    cx.problem(Problem::new(code, message).help(help), name.origin);
 }

@@ -1,47 +1,45 @@
 //! Routes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
-use http::{HeaderName, Method, header};
+use http::{HeaderName, header};
 
-use super::{each, unknown};
+use super::{
+    Facts,
+    matches::{self, pairs, plain},
+    references,
+};
 use crate::config::{
-    Name,
+    Kind, Name,
     codes::Code,
     fault::{Problem, listed},
     policy::{HeaderEdits, Match, PathPattern, Rewrite, Route, Target},
     wire::{
-        Cx, List, Many, Spanned, Table,
-        file::{EditsWire, MatchWire, Named, PartWire, RouteWire, UpstreamWire},
+        Cx, List, Spanned,
+        file::{EditsWire, Named, PartWire, PolicyWire, RouteWire},
     },
 };
 
-/// What a route may refer to.
-pub(super) struct Known<'a> {
-    /// The listeners; `None` when there is no such block, which is a fault of its own.
-    pub(super) listeners: Option<BTreeSet<&'a Name>>,
-    /// The upstreams.
-    pub(super) upstreams: BTreeSet<&'a Name>,
-}
-
-/// The routes, by name.
-pub(super) fn routes(
-    table: &Named<RouteWire>,
-    known: &Known<'_>,
+/// A route; what it refers to is noted in `cx`.
+pub(in crate::config) fn route(
+    name: &Name,
+    wire: &RouteWire,
+    facts: &Facts<'_>,
     cx: &mut Cx<'_>,
-) -> BTreeMap<Name, Arc<Route>> {
-    let routes = each(table, cx, |name, wire, cx| route(name, wire, known, cx));
-    shadowed(table, &routes, cx);
-    routes
-}
-
-fn route(name: &Name, wire: &RouteWire, known: &Known<'_>, cx: &mut Cx<'_>) -> Option<Route> {
-    let listener = listener(wire, known, cx);
-    let matches = cx.at("match", wire.matches.origin, |cx| matches(&wire.matches.value, listener, cx));
-    let target = target(wire, known, cx);
+) -> Option<Route> {
+    let listener = listener(wire, facts, cx);
+    let matches = cx.at("match", wire.matches.origin, |cx| {
+        if let Some(route) = &wire.matches.value.route {
+            let problem =
+                Problem::new(Code::Conflict, "a route cannot match on a route").help("take `route` out");
+            cx.problem(problem, route.origin);
+        }
+        Match { listener, route: None, ..matches::parts(&wire.matches.value, cx) }
+    });
+    let target = target(wire, cx);
     let rewrite = rewrite(wire, &matches, cx);
     let request_headers =
         cx.at("request_headers", wire.request_headers.origin, |cx| edits(&wire.request_headers.value, cx));
@@ -62,7 +60,7 @@ fn route(name: &Name, wire: &RouteWire, known: &Known<'_>, cx: &mut Cx<'_>) -> O
 }
 
 /// The listener of a route, which may be written at its top or in its match.
-fn listener(wire: &RouteWire, known: &Known<'_>, cx: &mut Cx<'_>) -> Option<Name> {
+fn listener(wire: &RouteWire, facts: &Facts<'_>, cx: &mut Cx<'_>) -> Option<Name> {
     let (top, inner) = (wire.listener.as_ref(), wire.matches.value.listener.as_ref());
     if let (Some(top), Some(inner)) = (top, inner)
         && top.value != inner.value
@@ -71,51 +69,12 @@ fn listener(wire: &RouteWire, known: &Known<'_>, cx: &mut Cx<'_>) -> Option<Name
         cx.problem(Problem::new(Code::Conflict, message).help("write it once"), top.origin);
     }
     let given = top.or(inner)?;
-    if let Some(names) = &known.listeners {
-        cx.at("listener", given.origin, |cx| unknown(Code::UnknownListener, "listener", given, names, cx));
-    }
+    references::listener(given, facts.listeners.as_ref(), cx);
     Some(given.value.clone())
 }
 
-fn matches(wire: &MatchWire, listener: Option<Name>, cx: &mut Cx<'_>) -> Match {
-    if let Some(route) = &wire.route {
-        let problem =
-            Problem::new(Code::Conflict, "a route cannot match on a route").help("take `route` out");
-        cx.problem(problem, route.origin);
-    }
-    let methods = plain(wire.methods.as_ref());
-    if let Some(grpc) = &wire.grpc
-        && !methods.is_empty()
-        && !methods.contains(&Method::POST)
-    {
-        let problem = Problem::new(Code::Inconsistent, "`grpc` matches nothing here: gRPC is always POST")
-            .help("take `methods` out");
-        cx.problem(problem, grpc.origin);
-    }
-    Match {
-        listener,
-        route: None,
-        host: plain(wire.host.as_ref()),
-        path: plain(wire.path.as_ref()),
-        methods,
-        headers: pairs(&wire.headers.value),
-        query: pairs(&wire.query.value).into_iter().map(|(name, value)| (name.0, value)).collect(),
-        client: plain(wire.client.as_ref()),
-        grpc: wire.grpc.as_ref().map(|grpc| grpc.value.clone()),
-    }
-}
-
-fn plain<T: Clone>(many: Option<&Spanned<Many<T>>>) -> Vec<T> {
-    many.map(|many| many.value.0.iter().map(|item| item.value.clone()).collect()).unwrap_or_default()
-}
-
-fn pairs<K: Clone, V: Clone>(table: &Table<K, V>) -> Vec<(K, V)> {
-    let whole = table.0.iter().filter_map(|(key, value)| Some((key, value.as_ref()?)));
-    whole.map(|(key, value)| (key.value.clone(), value.value.clone())).collect()
-}
-
 /// Where a route sends its requests: exactly one of the alternatives.
-fn target(wire: &RouteWire, known: &Known<'_>, cx: &mut Cx<'_>) -> Option<Target> {
+fn target(wire: &RouteWire, cx: &mut Cx<'_>) -> Option<Target> {
     if let (Some(key), None) = (&wire.key, &wire.split) {
         let problem = Problem::new(Code::Incomplete, "`key` without a `split`")
             .help("a key makes a split sticky; without one it has no meaning");
@@ -138,26 +97,24 @@ fn target(wire: &RouteWire, known: &Known<'_>, cx: &mut Cx<'_>) -> Option<Target
             None
         }
         (Some(upstream), None) => {
-            cx.at("upstream", upstream.origin, |cx| {
-                unknown(Code::UnknownUpstream, "upstream", upstream, &known.upstreams, cx);
-            });
+            cx.refer("upstream", Kind::Upstream, upstream);
             Some(Target::Upstream(upstream.value.clone()))
         }
         (None, Some(split)) => {
-            let parts = cx.at("split", split.origin, |cx| parts(split, &known.upstreams, cx));
+            let parts = cx.at("split", split.origin, |cx| parts(split, cx));
             Some(Target::Split { key: plain(wire.key.as_ref()), parts })
         }
     }
 }
 
-fn parts(split: &Spanned<List<PartWire, 1>>, names: &BTreeSet<&Name>, cx: &mut Cx<'_>) -> Vec<(Name, u32)> {
+fn parts(split: &Spanned<List<PartWire, 1>>, cx: &mut Cx<'_>) -> Vec<(Name, u32)> {
     let mut seen = HashSet::new();
     let mut out = Vec::new();
     for (index, part) in split.value.0.iter().enumerate() {
         let Some(upstream) = &part.value.upstream else { continue };
         cx.at(&index.to_string(), part.origin, |cx| {
+            cx.refer("upstream", Kind::Upstream, upstream);
             cx.at("upstream", upstream.origin, |cx| {
-                unknown(Code::UnknownUpstream, "upstream", upstream, names, cx);
                 if !seen.insert(&upstream.value) {
                     let message = format!("`{}` has two parts of this split", upstream.value);
                     cx.problem(
@@ -220,7 +177,7 @@ fn edits(wire: &EditsWire, cx: &mut Cx<'_>) -> HeaderEdits {
 }
 
 /// Why a header cannot be edited: it belongs to one connection, or it says where a message ends.
-fn forbidden(name: &HeaderName) -> Option<&'static str> {
+pub(super) fn forbidden(name: &HeaderName) -> Option<&'static str> {
     if *name == header::HOST {
         return Some("use `rewrite: { host: … }`");
     }
@@ -234,7 +191,7 @@ fn forbidden(name: &HeaderName) -> Option<&'static str> {
 }
 
 /// Warns of routes that match exactly what an earlier one matches.
-fn shadowed(table: &Named<RouteWire>, routes: &BTreeMap<Name, Arc<Route>>, cx: &mut Cx<'_>) {
+pub(super) fn shadowed(table: &Named<RouteWire>, routes: &BTreeMap<Name, Arc<Route>>, cx: &mut Cx<'_>) {
     let origins: HashMap<_, _> = table.0.iter().map(|(name, _)| (&name.value, name.origin)).collect();
     let mut first = HashMap::new();
     for (name, route) in routes {
@@ -261,19 +218,24 @@ fn canonical(matches: &Match) -> (Option<Name>, [Vec<String>; 6], Option<String>
     (listener.clone(), lists, grpc.as_ref().map(|grpc| format!("{grpc:?}")))
 }
 
-/// Warns of upstreams that no route uses.
-pub(super) fn unused(upstreams: &Named<UpstreamWire>, routes: &Named<RouteWire>, cx: &mut Cx<'_>) {
+/// Warns of upstreams that nothing uses.
+pub(super) fn unused(policy: &PolicyWire, cx: &mut Cx<'_>) {
+    let routes = &policy.routes.value;
     let mut used = HashSet::new();
     for route in routes.0.iter().filter_map(|(_, route)| route.as_ref()) {
         used.extend(route.value.upstream.iter().map(|upstream| &upstream.value));
         let parts = route.value.split.iter().flat_map(|split| &split.value.0);
         used.extend(parts.filter_map(|part| part.value.upstream.as_ref()).map(|upstream| &upstream.value));
     }
+    let switches = policy.switches.value.0.iter().filter_map(|(_, switch)| switch.as_ref());
+    used.extend(
+        switches.filter_map(|switch| switch.value.0.upstream.as_ref()).map(|upstream| &upstream.value),
+    );
     // A route that could not be read may use any of them; and where there is none at all, that is the warning.
     if routes.0.len() < routes.1 || routes.0.iter().any(|(_, route)| route.is_none()) || routes.1 == 0 {
         return;
     }
-    for (name, _) in upstreams.0.iter().filter(|(name, _)| !used.contains(&name.value)) {
+    for (name, _) in policy.upstreams.value.0.iter().filter(|(name, _)| !used.contains(&name.value)) {
         let problem = Problem::new(Code::Unused, format!("no route uses the upstream `{}`", name.value))
             .help(format!(
                 "the upstreams in use are {}",

@@ -1,43 +1,44 @@
 //! Upstreams.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, path::Path, sync::Arc};
 
-use super::{each, probe};
+use super::{Facts, probe};
 use crate::config::{
     Name,
     codes::Code,
     fault::Problem,
-    load::{Env, PemKind},
+    load::PemKind,
     policy::{ClientTls, Endpoint, EndpointAddress, Pool, Upstream},
     wire::{
         Cx, Spanned,
-        file::{ClientTlsWire, EndpointWire, Named, PoolWire, UpstreamWire},
+        file::{ClientTlsWire, EndpointWire, PoolWire, UpstreamWire},
     },
 };
 
-/// The upstreams, by name.
-pub(super) fn upstreams(
-    table: &Named<UpstreamWire>,
-    env: &Env<'_>,
+/// An upstream. Live policy, and a file with a store, may leave it without endpoints.
+pub(in crate::config) fn upstream(
+    name: &Name,
+    wire: &UpstreamWire,
+    facts: &Facts<'_>,
     cx: &mut Cx<'_>,
-) -> BTreeMap<Name, Arc<Upstream>> {
-    each(table, cx, |name, wire, cx| upstream(name, wire, env, cx))
-}
-
-fn upstream(name: &Name, wire: &UpstreamWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Option<Upstream> {
-    let endpoints = wire
-        .endpoints
-        .as_ref()
-        .map(|list| cx.at("endpoints", list.origin, |cx| endpoints(&list.value.0, cx)));
-    let tls = wire.tls.as_ref().map(|tls| cx.at("tls", tls.origin, |cx| client_tls(&tls.value, env, cx)));
+) -> Option<Upstream> {
+    let may_be_empty = cx.is_live() || facts.store;
+    let endpoints = match &wire.endpoints {
+        Some(list) => cx.at("endpoints", list.origin, |cx| endpoints(&list.value.0, cx)),
+        None if may_be_empty => Vec::new(),
+        None => {
+            let here = cx.here();
+            cx.problem(Problem::new(Code::Missing, "`endpoints` is missing"), here);
+            return None;
+        }
+    };
+    let tls =
+        wire.tls.as_ref().map(|tls| cx.at("tls", tls.origin, |cx| client_tls(&tls.value, facts.probe, cx)));
     unix_name(wire, cx);
     let pool = cx.at("pool", wire.pool.origin, |cx| pool(&wire.pool.value, cx));
     Some(Upstream {
         name: name.clone(),
-        endpoints: endpoints?,
+        endpoints,
         protocol: wire.protocol.value,
         tls,
         balancer: wire.balancer.value.policy.value,
@@ -76,17 +77,28 @@ fn endpoints(list: &[Spanned<EndpointWire>], cx: &mut Cx<'_>) -> Vec<Endpoint> {
             cx.at(&index.to_string(), entry.origin, |cx| cx.problem(problem, address.origin));
             continue;
         }
-        out.push(Endpoint {
-            address: address.value.clone(),
-            weight: full.weight.value.0,
-            zone: full.zone.as_ref().map(|zone| zone.value.clone()),
-            tier: u8::try_from(full.tier.value.0).unwrap_or(u8::MAX),
-        });
+        out.extend(endpoint(&entry.value));
     }
     out
 }
 
-fn client_tls(wire: &ClientTlsWire, env: &Env<'_>, cx: &mut Cx<'_>) -> ClientTls {
+/// One endpoint; `None` when it has no address, which is reported already.
+pub(in crate::config) fn endpoint(wire: &EndpointWire) -> Option<Endpoint> {
+    let full = &wire.0;
+    Some(Endpoint {
+        address: full.address.as_ref()?.value.clone(),
+        weight: full.weight.value.0,
+        zone: full.zone.as_ref().map(|zone| zone.value.clone()),
+        tier: u8::try_from(full.tier.value.0).unwrap_or(u8::MAX),
+    })
+}
+
+/// TLS as a client.
+pub(super) fn client_tls(
+    wire: &ClientTlsWire,
+    check: &dyn Fn(&Path, PemKind) -> Result<(), String>,
+    cx: &mut Cx<'_>,
+) -> ClientTls {
     let files = [
         ("ca", &wire.ca, PemKind::Certificates),
         ("cert", &wire.cert, PemKind::Certificates),
@@ -94,7 +106,7 @@ fn client_tls(wire: &ClientTlsWire, env: &Env<'_>, cx: &mut Cx<'_>) -> ClientTls
     ];
     for (name, file, kind) in files {
         if let Some(file) = file {
-            probe(name, file, kind, env, cx);
+            probe(name, file, kind, check, cx);
         }
     }
     let alone = match (&wire.cert, &wire.key) {

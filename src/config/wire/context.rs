@@ -2,16 +2,40 @@
 
 use super::{Slot, Spanned, Wire};
 use crate::config::{
+    Kind, Name,
     codes::Code,
     fault::{Fault, Faults, Problem, Severity, listed, nearest, shown},
     node::{Entry, Map, Node, Origin, Value},
 };
+
+/// The most regular expressions in one live document: each may take up to
+/// [`Pattern::SIZE_LIMIT`](crate::config::Pattern::SIZE_LIMIT) of memory.
+const MAX_LIVE_REGEXES: u32 = 100;
 
 /// Where decoding or validation is, and where faults go.
 pub(crate) struct Cx<'a> {
     faults: &'a mut Faults,
     path: Vec<Step>,
     root: Origin,
+    /// What is read is live policy: unknown fields are warnings.
+    live: bool,
+    /// What is read is a patch: what is missing in it may be elsewhere.
+    partial: bool,
+    regexes: u32,
+    references: Vec<Reference>,
+}
+
+/// A resource that another one names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reference {
+    /// Its kind.
+    pub(crate) kind: Kind,
+    /// Its name.
+    pub(crate) name: Name,
+    /// The field that names it.
+    pub(crate) path: String,
+    /// Where it is written.
+    pub(crate) origin: Origin,
 }
 
 struct Step {
@@ -22,7 +46,62 @@ struct Step {
 impl<'a> Cx<'a> {
     /// Begins at the root of a document.
     pub(crate) fn new(faults: &'a mut Faults, root: Origin) -> Self {
-        Self { faults, path: Vec::new(), root }
+        Self {
+            faults,
+            path: Vec::new(),
+            root,
+            live: false,
+            partial: false,
+            regexes: 0,
+            references: Vec::new(),
+        }
+    }
+
+    /// Begins at the root of a live document.
+    pub(crate) fn live(faults: &'a mut Faults, root: Origin) -> Self {
+        Self { live: true, ..Self::new(faults, root) }
+    }
+
+    /// Whether what is read is live policy.
+    pub(crate) fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Reads a patch: in it nothing has to be there.
+    pub(crate) fn patch<R>(&mut self, work: impl FnOnce(&mut Self) -> R) -> R {
+        let before = std::mem::replace(&mut self.partial, true);
+        let result = work(self);
+        self.partial = before;
+        result
+    }
+
+    /// Notes that the resource where we are refers to another; whether that exists is seen when all are known.
+    pub(crate) fn refer(&mut self, field: &str, kind: Kind, name: &Spanned<Name>) {
+        let path = self.at(field, name.origin, |cx| cx.path_text());
+        self.references.push(Reference { kind, name: name.value.clone(), path, origin: name.origin });
+    }
+
+    /// What was referred to so far; nothing is left.
+    pub(crate) fn take_references(&mut self) -> Vec<Reference> {
+        std::mem::take(&mut self.references)
+    }
+
+    /// Reports that a reference leads nowhere.
+    pub(crate) fn dangling(&mut self, reference: &Reference, problem: Problem) {
+        self.put(Severity::Error, problem, reference.origin, reference.path.clone());
+    }
+
+    /// Whether one more regular expression may be compiled; if not, that is reported.
+    pub(crate) fn may_compile(&mut self, origin: Origin) -> bool {
+        self.regexes = self.regexes.saturating_add(1);
+        if !self.live || self.regexes <= MAX_LIVE_REGEXES {
+            return true;
+        }
+        if self.regexes == MAX_LIVE_REGEXES + 1 {
+            let message = format!("more than {MAX_LIVE_REGEXES} regular expressions in one live document");
+            self.problem(Problem::new(Code::OutOfBounds, message).help("join some of them by `|`"), origin);
+        }
+        false
     }
 
     /// Whether further errors will not be shown, so that advice needs no effort.
@@ -71,7 +150,7 @@ impl<'a> Cx<'a> {
                 Code::LaterVersion,
                 format!("`{key}` is known, but this version does not have it yet"),
             )
-            .help(later_help(key))
+            .help(LATER_HELP)
         } else {
             let known = listed(fields.iter().copied()).replace(" or ", " and ");
             let guess = if self.is_full() { None } else { nearest(key, fields.iter().copied()) };
@@ -79,11 +158,16 @@ impl<'a> Cx<'a> {
             Problem::new(Code::UnknownField, format!("there is no field `{}` here", shown(key)))
                 .help(format!("{guess}The fields are {known}"))
         };
-        self.at(key, entry.key, |cx| cx.problem(problem, entry.key));
+        // A newer publisher must not break older instances.
+        let severity = if self.live { Severity::Warning } else { Severity::Error };
+        self.at(key, entry.key, |cx| cx.push(severity, problem, entry.key));
     }
 
     /// Reports `key` when the map does not have it.
     pub(crate) fn required(&mut self, map: &Map, key: &str) {
+        if self.partial {
+            return;
+        }
         if map.get(key).is_none_or(|entry| entry.node.is_null()) {
             let origin = map.get(key).map_or_else(|| self.here(), |entry| entry.key);
             self.problem(Problem::new(Code::Missing, format!("`{key}` is missing")), origin);
@@ -124,7 +208,15 @@ impl<'a> Cx<'a> {
     }
 
     fn push(&mut self, severity: Severity, problem: Problem, origin: Origin) {
-        let path = self.path.iter().map(|step| step.name.as_str()).collect::<Vec<_>>().join(".");
+        let path = self.path_text();
+        self.put(severity, problem, origin, path);
+    }
+
+    fn path_text(&self) -> String {
+        self.path.iter().map(|step| step.name.as_str()).collect::<Vec<_>>().join(".")
+    }
+
+    fn put(&mut self, severity: Severity, problem: Problem, origin: Origin, path: String) {
         let Problem { code, message, help } = problem;
         self.faults.push(Fault { severity, code, path, origin, message, help });
     }
@@ -135,22 +227,16 @@ impl<'a> Cx<'a> {
 fn short_form(block: &str) -> Option<(&'static str, &'static str)> {
     match block {
         "listener" | "admin" | "telemetry" => Some(("{ listen: ", " }")),
-        "upstream" => Some(("{ endpoints: [", "] }")),
+        "upstream" | "etcd" => Some(("{ endpoints: [", "] }")),
         "route" => Some(("{ upstream: ", " }")),
         "match" => Some(("{ path: ", " }")),
         "balancer" => Some(("{ policy: ", " }")),
         "log" => Some(("{ level: ", " }")),
+        "store" => Some(("{ directory: ", " }")),
+        "redis" => Some(("{ url: ", " }")),
         _ => None,
     }
 }
 
 /// What to do about a field of a later version.
-fn later_help(key: &str) -> &'static str {
-    match key {
-        "store" => {
-            "live policy, from etcd or a directory, comes with a later version: take this out, and change the file \
-             while Weir runs: it is read again"
-        }
-        _ => "take it out, or use a version of Weir that has it",
-    }
-}
+const LATER_HELP: &str = "take it out, or use a version of Weir that has it";

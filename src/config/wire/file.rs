@@ -8,8 +8,14 @@ use super::{
     Cx, Defaults, Defs, List, Many, Shown, Spanned, Table, Text, Wire,
     hosts::{CertificateName, NewHost},
     http2::Http2Wire,
+    limits::LimitWire,
     patterns::NewPath,
+    plans::PlanWire,
+    redis::RedisWire,
     scalars::{Delay, FilePath, Int, Listen, Mode, Size, Span, SpanOrNone, Workers},
+    short::OrShort,
+    store::StoreWire,
+    switches::SwitchWire,
     wire,
 };
 use crate::config::{
@@ -44,12 +50,15 @@ wire! {
         log: LogWire = empty,
         /// How the process leaves.
         drain: DrainWire = empty,
+        /// Where live policy comes from; left out, the file is all there is.
+        store: StoreWire,
         /// The addresses on which Weir accepts connections, by name; at least one.
         listeners: Named<ListenerWire> = required,
+        /// The Redis that limits with `share: redis` count in.
+        redis: RedisWire,
         /// The policy that holds when nothing live says otherwise.
         policy: PolicyWire = empty,
     }
-    later { "store", "redis" }
 }
 
 /// A block, or `off`.
@@ -243,15 +252,20 @@ wire! {
         upstreams: Named<UpstreamWire> = empty,
         /// The rules for requests, by name.
         routes: Named<RouteWire> = empty,
+        /// The rate limits, by name.
+        limits: Named<OrShort<LimitWire>> = empty,
+        /// The degradation switches, by name.
+        switches: Named<OrShort<SwitchWire>> = empty,
+        /// The plans, by name.
+        plans: Named<OrShort<PlanWire>> = empty,
     }
-    later { "limits", "switches", "plans" }
 }
 
 wire! {
     /// A named group of endpoints of one service.
     UpstreamWire as "upstream" {
         /// Its endpoints; at least one.
-        endpoints: List<EndpointWire, 1> = required,
+        endpoints: List<EndpointWire, 1>,
         /// What is spoken to them: auto (ALPN under TLS; in clear HTTP/2 for gRPC, else HTTP/1.1), http1 or http2.
         protocol: UpstreamProtocol = default(UpstreamProtocol::Auto),
         /// TLS to the endpoints; `{}` is enough for public certificates. The files are read again when they change.

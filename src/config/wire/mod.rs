@@ -8,15 +8,23 @@
 //! - [`Shown`]: a value that can be a default, and so is printed in the schema.
 
 mod context;
+pub(super) mod envelope;
 pub(super) mod file;
 pub(super) mod hosts;
 pub(super) mod http2;
+pub(super) mod limits;
 mod list;
 pub(super) mod patterns;
+pub(super) mod plans;
+mod redis;
 pub(super) mod scalars;
 pub(super) mod schema;
+pub(super) mod short;
+pub(super) mod store;
+pub(super) mod switches;
 
 pub(super) use context::Cx;
+pub(crate) use context::Reference;
 pub(super) use list::{List, Many, Table};
 pub(super) use schema::Defs;
 
@@ -75,6 +83,8 @@ pub(super) trait Text: Sized {
     const DEF: &'static str;
     /// Which scalars it can be read from.
     const TAKES: Takes;
+    /// Whether a text that begins with `~` is a regular expression, of which a live document may hold only so many.
+    const REGEX: bool = false;
 
     /// Reads it.
     fn parse(text: &str) -> Result<Self, Problem>;
@@ -97,6 +107,9 @@ impl<T: Text> Wire for T {
             cx.wrong_type(node, T::WHAT);
             return None;
         };
+        if T::REGEX && text.starts_with('~') && !cx.may_compile(node.origin) {
+            return None;
+        }
         T::parse(&text).map_err(|problem| cx.problem(problem, node.origin)).ok()
     }
 

@@ -75,6 +75,7 @@ impl Text for PathPattern {
     const WHAT: &'static str = "a path such as `/exact`, `/prefix/*` or `~regex`";
     const DEF: &'static str = "path-pattern";
     const TAKES: Takes = Takes::Text;
+    const REGEX: bool = true;
 
     fn parse(text: &str) -> Result<Self, Problem> {
         if let Some(source) = text.strip_prefix('~') {
@@ -170,6 +171,7 @@ impl Text for ValuePattern {
     const WHAT: &'static str = "a value, `~regex`, `present` or `absent`";
     const DEF: &'static str = "value-pattern";
     const TAKES: Takes = Takes::Any;
+    const REGEX: bool = true;
 
     fn parse(text: &str) -> Result<Self, Problem> {
         match text {

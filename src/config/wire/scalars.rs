@@ -26,6 +26,11 @@ impl Span {
     pub(crate) const fn secs(n: u64) -> Self {
         Self(Duration::from_secs(n))
     }
+
+    /// So many milliseconds.
+    pub(crate) const fn millis(n: u64) -> Self {
+        Self(Duration::from_millis(n))
+    }
 }
 
 impl Text for Span {
@@ -449,27 +454,28 @@ impl Shown for ProxyProtocol {
 /// Reads and shows an enum of the validated types by its words.
 macro_rules! words {
     ($ty:ty, $what:literal { $($word:literal => $variant:ident),* $(,)? } $(later [$($later:literal),*])?) => {
-        impl Text for $ty {
+        impl $crate::config::wire::Text for $ty {
             const WHAT: &'static str = $what;
             const DEF: &'static str = "";
-            const TAKES: Takes = Takes::Text;
+            const TAKES: $crate::config::wire::Takes = $crate::config::wire::Takes::Text;
 
-            fn parse(text: &str) -> Result<Self, Problem> {
-                choose(text, $what, &[$(($word, Self::$variant)),*], &[$($($later),*)?])
+            fn parse(text: &str) -> Result<Self, $crate::config::fault::Problem> {
+                $crate::config::wire::choose(text, $what, &[$(($word, Self::$variant)),*], &[$($($later),*)?])
             }
 
-            fn describe() -> Json {
-                json!({ "enum": [$($word),*] })
+            fn describe() -> serde_json::Value {
+                serde_json::json!({ "enum": [$($word),*] })
             }
         }
 
-        impl Shown for $ty {
-            fn show(&self) -> Json {
+        impl $crate::config::wire::Shown for $ty {
+            fn show(&self) -> serde_json::Value {
                 match self { $(Self::$variant => $word.into()),* }
             }
         }
     };
 }
+pub(super) use words;
 
 words!(LogLevel, "a log level" { "error" => Error, "warn" => Warn, "info" => Info, "debug" => Debug, "trace" => Trace });
 words!(LogFormat, "a log format" { "json" => Json, "text" => Text });

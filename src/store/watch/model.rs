@@ -402,6 +402,7 @@ impl World {
                 }
                 (self.revision, self.proven) = (content.revision, content.revision);
             }
+            Event::Faults { .. } => panic!("only a directory has them"),
             Event::Changed { revision, changes, .. } => {
                 assert!(revision > self.proven && !changes.is_empty());
                 assert!(changes.windows(2).all(|pair| pair[0].revision <= pair[1].revision));

@@ -112,6 +112,7 @@ fn say(action: &Action) -> String {
             format!("changed {revision} [{}]", changes.join(" "))
         }
         Action::Tell(Event::Proven { revision, .. }) => format!("proven {revision}"),
+        Action::Tell(Event::Faults { .. }) => unreachable!("only a directory has them"),
         Action::Tell(Event::Connected { .. }) => "connected".to_owned(),
         Action::Tell(Event::Disconnected { cause, .. }) => format!("lost {cause:?}"),
     }
