@@ -166,7 +166,7 @@ impl Client {
     {
         let mut faults = Vec::new();
         for _ in 0..self.members.len() {
-            match self.attempt(&call).await {
+            match Box::pin(self.attempt(&call)).await {
                 Ok(answer) => return Ok(answer),
                 Err((sent, failure)) => {
                     if matches!(failure.kind, FailureKind::Lost(Lost::Auth | Lost::Protocol)) {
@@ -196,12 +196,11 @@ impl Client {
         let member =
             self.members.get(self.current).cloned().ok_or_else(|| (false, ClientError::no_member()))?;
         let late = || member.failure(Lost::Stalled, &format!("no answer within {timeout:?}"));
-        let mut client = match &self.connection {
-            Some(connection) => connection.client.clone(),
-            None => {
-                let connected = tokio::time::timeout(timeout, self.connect(&member)).await;
-                connected.unwrap_or_else(|_| Err(late())).map_err(|failure| (false, failure))?
-            }
+        let mut client = if let Some(connection) = &self.connection {
+            connection.client.clone()
+        } else {
+            let connected = tokio::time::timeout(timeout, Box::pin(self.connect(&member))).await;
+            connected.unwrap_or_else(|_| Err(late())).map_err(|failure| (false, failure))?
         };
         let mut renewed = false;
         loop {

@@ -88,7 +88,8 @@ pub enum Event {
     },
     /// All changes of all revisions after the last one told, up to and including `revision`; never a part of one.
     Changed {
-        /// The newest revision that these changes belong to.
+        /// The revision whose state they lead to: that of the last of them, or a later one that changed nothing else
+        /// of ours.
         revision: i64,
         /// The changes in order of revision. A key may occur more than once.
         changes: Vec<Change>,

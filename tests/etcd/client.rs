@@ -93,7 +93,7 @@ fn leases_end_and_are_kept_and_revoked(version: Version) {
     let etcd = Etcd::start(version);
     let mut client = client(&etcd);
     let lease = driver::run(async move {
-        let lease = client.grant(Duration::from_secs(60)).await.unwrap();
+        let lease = client.grant(Duration::from_mins(1)).await.unwrap();
         let write =
             Write::Put { key: "/weir/pods/orders/pod-1".into(), value: b"{}".into(), lease: Some(lease) };
         client.commit(&Transaction { expect: vec![], writes: vec![write] }).await.unwrap();

@@ -146,9 +146,9 @@ fn an_idle_prefix_survives_compaction_and_changes_that_were_compacted_are_read(v
     follower.reaches(last);
     follower.told(|told| assert_eq!(told.reads, [ReadCause::Start], "nothing of ours has changed"));
 
-    let lost = follower.told(|told| told.lost.len());
+    let before = follower.told(|told| told.lost.len());
     gate.close();
-    follower.wait("the loss", |told| told.lost.len() > lost);
+    follower.wait("the loss", |told| told.lost.len() > before);
     writer.put("orders/switches/a", "off");
     let last = writer.put("orders/switches/b", "on");
     writer.compact(last);

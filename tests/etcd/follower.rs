@@ -100,7 +100,7 @@ impl Follower {
     /// Waits for a condition on what was told; says what was told when it waits in vain.
     #[track_caller]
     pub fn wait(&self, what: &str, condition: impl Fn(&Told) -> bool) {
-        let due = Instant::now() + PATIENCE - Duration::from_secs(1);
+        let due = Instant::now() + PATIENCE.mul_f64(0.9);
         let mut said = false;
         wait_until(what, || {
             let holds = self.told(&condition);

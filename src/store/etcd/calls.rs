@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::{connect::MAX_MESSAGE, failure};
 use crate::store::{
     key::{Identity, Scope},
-    watch::{Audit, Entry, Message, Page, PageRequest, Version},
+    watch::{Audit, Entry, Message, Page, PageRequest, Seen, Version},
 };
 
 /// The three ranges of an instance.
@@ -72,9 +72,9 @@ pub(crate) fn prefix_end(prefix: &[u8]) -> Vec<u8> {
 }
 
 /// The server's version, and what the ranges hold.
-pub(super) async fn probe(client: Client, ranges: Ranges) -> Result<(Version, Audit), Error> {
+pub(super) async fn probe(client: Client, ranges: Ranges, since: i64) -> Result<(Version, Audit), Error> {
     let mut maintenance = client.maintenance_client();
-    let (status, audit) = tokio::join!(maintenance.status(), audit(client, ranges));
+    let (status, audit) = tokio::join!(maintenance.status(), audit(client, ranges, since));
     // Not everybody may ask for it; an unknown version is treated as an old one.
     let version = status.map(|status| version(status.version())).unwrap_or_default();
     Ok((version, audit?))
@@ -90,27 +90,33 @@ fn version(text: &str) -> Version {
 }
 
 /// What the ranges hold, all at one revision. A transaction that only reads is linearizable and writes nothing.
-pub(super) async fn audit(client: Client, ranges: Ranges) -> Result<Audit, Error> {
-    let newest = Scope::ALL.map(|scope| {
+pub(super) async fn audit(client: Client, ranges: Ranges, since: i64) -> Result<Audit, Error> {
+    let asked = Scope::ALL.into_iter().flat_map(|scope| {
         let (first, end) = ranges.bounds(scope);
-        let options = GetOptions::new()
+        let newest = GetOptions::new()
             .with_range(end)
             .with_keys_only()
             .with_sort(SortTarget::Mod, SortOrder::Descend)
             .with_limit(1);
-        TxnOp::get(first, Some(options))
+        // 0 would be no bound at all; at 1 there is no write yet.
+        let kept = newest.clone().with_max_mod_revision(since.max(1));
+        [TxnOp::get(first.clone(), Some(newest)), TxnOp::get(first, Some(kept))]
     });
-    let response = client.kv_client().txn(Txn::new().and_then(newest)).await?;
+    let response = client.kv_client().txn(Txn::new().and_then(asked.collect::<Vec<_>>())).await?;
     let header = response.header().ok_or_else(|| incomplete("a header"))?;
-    let mut found = response.op_responses().into_iter().map(|answer| match answer {
-        TxnOpResponse::Get(get) => {
+    let mut found = response.op_responses().into_iter();
+    let mut next = || match found.next() {
+        Some(TxnOpResponse::Get(get)) => {
             Ok((get.kvs().first().map_or(0, KeyValue::mod_revision), u64::try_from(get.count()).unwrap_or(0)))
         }
         _ => Err(incomplete("a range")),
-    });
-    let mut next = || found.next().unwrap_or_else(|| Err(incomplete("a range")));
-    let ranges = [next()?, next()?, next()?];
-    Ok(Audit { cluster: header.cluster_id(), revision: header.revision(), ranges })
+    };
+    let mut seen = || {
+        let ((newest, count), (kept, _)) = (next()?, next()?);
+        Ok::<_, Error>(Seen { newest, count, kept })
+    };
+    let ranges = [seen()?, seen()?, seen()?];
+    Ok(Audit { cluster: header.cluster_id(), revision: header.revision(), since, ranges })
 }
 
 fn incomplete(what: &str) -> Error {

@@ -76,7 +76,7 @@ struct Context {
 /// What comes back from a call.
 #[derive(Debug)]
 enum Answer {
-    Connected(LaneId, Connection),
+    Connected(LaneId, Box<Connection>),
     Input(Input),
     /// From a stream, by its number: one that was replaced has no say any more.
     Stream(u64, Input),
@@ -86,7 +86,7 @@ enum Answer {
 #[derive(Debug)]
 struct Lane {
     member: usize,
-    connection: Option<Connection>,
+    connection: Option<Box<Connection>>,
     calls: JoinSet<()>,
     stream: Option<Stream>,
 }
@@ -168,12 +168,12 @@ impl Driver {
             Action::Dial(id, member) => self.dial(id, member),
             Action::Close(id) => drop(self.lanes.remove(&id)),
             Action::Authenticate(id) => self.authenticate(id),
-            Action::Probe(id) => self.call(id, Step::Probe, |client, ranges| async move {
-                let (version, audit) = calls::probe(client, ranges).await?;
+            Action::Probe(id, since) => self.call(id, Step::Probe, |client, ranges| async move {
+                let (version, audit) = Box::pin(calls::probe(client, ranges, since)).await?;
                 Ok(Input::Probed(id, version, audit))
             }),
-            Action::Audit(id, number) => self.call(id, Step::Audit, |client, ranges| async move {
-                Ok(Input::Audited(id, number, calls::audit(client, ranges).await?))
+            Action::Audit(id, number, since) => self.call(id, Step::Audit, |client, ranges| async move {
+                Ok(Input::Audited(id, number, calls::audit(client, ranges, since).await?))
             }),
             Action::Page(id, request) => self.call(id, Step::Page, |client, ranges| async move {
                 Ok(Input::Page(id, calls::page(client, ranges, request).await?))
@@ -195,7 +195,7 @@ impl Driver {
         calls.spawn(async move {
             let Some(found) = context.members.get(member) else { return };
             let answer = match connect::connect(&context.config, found).await {
-                Ok(connection) => Answer::Connected(id, connection),
+                Ok(connection) => Answer::Connected(id, Box::new(connection)),
                 Err(failure) => Answer::Input(Input::Failed(id, Step::Dial, failure)),
             };
             let _ = context.inputs.send(answer).await;
@@ -250,7 +250,7 @@ impl Driver {
             };
             let told = |message| send(Input::Message(id, message));
             let ranges = context.ranges.clone();
-            let failure = match calls::watch(client, endpoint, ranges, from, asked, told).await {
+            let failure = match Box::pin(calls::watch(client, endpoint, ranges, from, asked, told)).await {
                 Ok(()) => Failure {
                     kind: FailureKind::Lost(Lost::Broken),
                     text: format!("{endpoint}: the watch has ended"),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     timing::Settings,
-    words::{Audit, Entry, Page, PageRequest},
+    words::{Audit, Entry, Page, PageRequest, Seen},
 };
 use crate::store::{Change, Item, ReadCause, key::Scope};
 
@@ -43,40 +43,40 @@ impl Known {
         self.keys.iter().map(Keys::len).max().unwrap_or(0)
     }
 
-    /// Whether what was told, with `pending` on top, is all that the audit knows of: in each range the newest write
-    /// and the number of keys are the same.
+    /// Whether what was told, with `pending` on top, is all that the audit knows of.
     pub(super) fn complete(&self, pending: &[Vec<Entry>; 3], audit: &Audit) -> bool {
         Scope::ALL.iter().all(|&scope| {
             let pending: &Vec<Entry> = of(pending, scope);
-            self.outlook(scope, pending, audit.revision) == *of(&audit.ranges, scope)
+            self.outlook(scope, pending, audit) == *of(&audit.ranges, scope)
         })
     }
 
-    /// Whether a newest write that was told is not in the store any more, which a deletion explains or a store that
-    /// was restored.
+    /// Whether a write that was told is not in the store any more, which a deletion explains or a store that was
+    /// restored.
     pub(super) fn is_ahead_of(&self, audit: &Audit) -> bool {
-        Scope::ALL
-            .iter()
-            .any(|&scope| self.outlook(scope, &[], audit.revision).0 > of(&audit.ranges, scope).0)
+        Scope::ALL.iter().any(|&scope| {
+            let (ours, theirs) = (self.outlook(scope, &[], audit), of(&audit.ranges, scope));
+            ours.newest > theirs.newest || ours.kept > theirs.kept
+        })
     }
 
-    /// The newest write and the number of keys in a scope, as they are when `pending` has been told up to `revision`.
-    fn outlook(&self, scope: Scope, pending: &[Entry], revision: i64) -> (i64, u64) {
-        let keys = of(&self.keys, scope);
+    /// What an audit would see in a scope, when `pending` has been told up to its revision.
+    fn outlook(&self, scope: Scope, pending: &[Entry], audit: &Audit) -> Seen {
         let mut over: BTreeMap<&Bytes, Option<i64>> = BTreeMap::new();
-        let new = |change: &&Entry| change.revision > self.proven && change.revision <= revision;
+        let new = |change: &&Entry| change.revision > self.proven && change.revision <= audit.revision;
         for change in pending.iter().filter(new) {
             over.insert(&change.key, change.value.as_ref().map(|_| change.revision));
         }
-        let mut newest = over.values().flatten().copied().max().unwrap_or(0);
-        let mut count = over.values().flatten().count();
-        for (key, revision) in keys {
-            if !over.contains_key(key) {
-                newest = newest.max(*revision);
-                count += 1;
+        let kept = of(&self.keys, scope).iter().filter(|(key, _)| !over.contains_key(key));
+        let mut seen = Seen::default();
+        for revision in over.values().flatten().chain(kept.map(|(_, revision)| revision)).copied() {
+            seen.count += 1;
+            seen.newest = seen.newest.max(revision);
+            if revision <= audit.since {
+                seen.kept = seen.kept.max(revision);
             }
         }
-        (newest, u64::try_from(count).unwrap_or(u64::MAX))
+        seen
     }
 }
 

@@ -68,7 +68,7 @@ impl Watcher {
         }
         let shown = lane.pending.shown();
         if lane.target.is_none() && shown > self.proven() {
-            self.prove(lane, shown, now, rng);
+            self.prove(lane, shown, None, now, rng);
         }
         self.aim(lane, now, rng);
         if !lane.pending.is_empty() && lane.settle.is_none() {
@@ -90,7 +90,7 @@ impl Watcher {
         // lags behind what is proven proves nothing: it still owes the answer.
         let trusted = lane.proofs == Proofs::Progress && lane.target.is_none();
         if watch == -1 && lane.is_live() && trusted && revision >= self.proven() {
-            self.prove(lane, revision, now, rng);
+            self.prove(lane, revision, None, now, rng);
         }
     }
 
@@ -174,12 +174,21 @@ impl Watcher {
         } else if let Some(known) = &self.known
             && known.complete(&lane.pending.scopes, &target.audit)
         {
-            self.prove(lane, revision, now, rng);
+            // What came and went unseen is in no audit: this is the state at its revision, and perhaps at none before.
+            self.prove(lane, revision, Some(revision), now, rng);
         }
     }
 
-    /// All changes up to `revision` have come on this lane.
-    fn prove(&mut self, lane: &mut Lane, revision: i64, now: Instant, rng: &mut fastrand::Rng) {
+    /// All changes up to `revision` have come on this lane. They are told as the state at `as_of`, or else at the last
+    /// of them.
+    fn prove(
+        &mut self,
+        lane: &mut Lane,
+        revision: i64,
+        as_of: Option<i64>,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) {
         let Some(known) = &mut self.known else { return };
         let changes = lane.pending.split(known.proven, revision);
         known.apply(&changes);
@@ -188,7 +197,7 @@ impl Watcher {
         self.settle_on(lane);
         self.announce(lane);
         if let Some(last) = changes.last() {
-            let (revision, at) = (last.revision, lane.first.unwrap_or(now));
+            let (revision, at) = (as_of.unwrap_or(last.revision), lane.first.unwrap_or(now));
             self.last_told = Some(now);
             self.tell(Event::Changed { revision, changes: changes.into_iter().map(change).collect(), at });
         }
@@ -228,19 +237,19 @@ impl Watcher {
             if let Some(ask) = &mut lane.ask {
                 ask.overdue = true;
             }
-            if lane.proofs == Proofs::Progress {
-                let number = lane.ask.map_or(0, |ask| ask.number);
-                self.say(Action::Audit(lane.id, number));
+            if let (Proofs::Progress, Some(ask)) = (lane.proofs, lane.ask) {
+                self.say(Action::Audit(lane.id, ask.number, ask.proven));
             }
             self.suspect(lane, now);
         }
         if lane.wants_proof(now) {
             lane.settle = None;
             self.asked += 1;
-            lane.ask = Some(Ask { number: self.asked, at: now, proven: self.proven(), overdue: false });
+            let proven = self.proven();
+            lane.ask = Some(Ask { number: self.asked, at: now, proven, overdue: false });
             self.say(match lane.proofs {
                 Proofs::Progress => Action::Progress(lane.id),
-                Proofs::Audit => Action::Audit(lane.id, self.asked),
+                Proofs::Audit => Action::Audit(lane.id, self.asked, proven),
             });
         }
         None

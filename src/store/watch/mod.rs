@@ -35,7 +35,8 @@ use lane::{Lane, Phase, Proofs};
 pub use timing::Settings;
 use timing::{Backoff, Budget, part};
 pub use words::{
-    Action, Audit, Entry, Failure, FailureKind, Input, LaneId, Message, Page, PageRequest, Step, Version,
+    Action, Audit, Entry, Failure, FailureKind, Input, LaneId, Message, Page, PageRequest, Seen, Step,
+    Version,
 };
 
 use super::{Event, Lost, ReadCause};
@@ -233,7 +234,7 @@ impl Watcher {
             lane.authenticated = Some(now);
             self.say(Action::Authenticate(lane.id));
         } else {
-            self.say(Action::Probe(lane.id));
+            self.say(Action::Probe(lane.id, lane.probed_at));
         }
     }
 
@@ -248,10 +249,10 @@ impl Watcher {
             lane.until = now + self.settings.call_timeout;
         }
         match (lane.redo.take(), &lane.phase) {
-            (Some(Step::Probe), _) => self.say(Action::Probe(lane.id)),
+            (Some(Step::Probe), _) => self.say(Action::Probe(lane.id, lane.probed_at)),
             (Some(Step::Audit), Phase::Live) => {
                 if let Some(ask) = lane.ask {
-                    self.say(Action::Audit(lane.id, ask.number));
+                    self.say(Action::Audit(lane.id, ask.number, ask.proven));
                 }
             }
             (Some(Step::Page), Phase::Reading(reading)) => {

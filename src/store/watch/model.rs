@@ -57,14 +57,15 @@ impl Branch {
         self.states.push(state);
     }
 
-    fn audit(&self) -> Audit {
+    fn audit(&self, since: i64) -> Audit {
         let state = self.states.last().unwrap();
         let ranges = PREFIXES.map(|prefix| {
             let ours = state.iter().filter(|(key, _)| key.starts_with(prefix));
             let revisions: Vec<i64> = ours.map(|(_, (_, revision))| *revision).collect();
-            (revisions.iter().max().copied().unwrap_or(0), revisions.len() as u64)
+            let newest = |most| revisions.iter().filter(|it| **it <= most).max().copied().unwrap_or(0);
+            Seen { newest: newest(i64::MAX), count: revisions.len() as u64, kept: newest(since) }
         });
-        Audit { cluster: self.cluster, revision: self.head(), ranges }
+        Audit { cluster: self.cluster, revision: self.head(), since, ranges }
     }
 
     fn page(&self, request: &PageRequest) -> Page {
@@ -190,8 +191,12 @@ impl World {
                 (id, Step::Dial, Input::Dialed(id))
             }
             Action::Authenticate(id) => (id, Step::Authenticate, Input::Authenticated(id)),
-            Action::Probe(id) => (id, Step::Probe, Input::Probed(id, self.version, branch.audit())),
-            Action::Audit(id, number) => (id, Step::Audit, Input::Audited(id, number, branch.audit())),
+            Action::Probe(id, since) => {
+                (id, Step::Probe, Input::Probed(id, self.version, branch.audit(since)))
+            }
+            Action::Audit(id, number, since) => {
+                (id, Step::Audit, Input::Audited(id, number, branch.audit(since)))
+            }
             Action::Page(id, request) if request.revision < self.compacted => {
                 let failure = Failure { kind: FailureKind::Compacted, text: String::new() };
                 (id, Step::Page, Input::Failed(id, Step::Page, failure))
@@ -276,7 +281,9 @@ impl World {
 
     fn break_all(&mut self) {
         let lanes: Vec<LaneId> = self.lanes.keys().copied().collect();
-        lanes.into_iter().for_each(|id| self.break_lane(id));
+        for id in lanes {
+            self.break_lane(id);
+        }
     }
 
     fn write(&mut self) {
@@ -352,7 +359,7 @@ impl World {
         let start = self.now;
         while !self.has_all() {
             assert!(
-                self.now - start < Duration::from_secs(300),
+                self.now - start < Duration::from_mins(5),
                 "the last state is not reached: told {} proven {} head {}\n{:?}",
                 self.revision,
                 self.proven,
@@ -363,8 +370,12 @@ impl World {
                 lane.frozen = false;
             }
             for id in self.lanes.keys().copied().collect::<Vec<_>>() {
-                (0..8).for_each(|_| self.flow(id));
-                (0..8).for_each(|_| self.deliver(id));
+                for _ in 0..8 {
+                    self.flow(id);
+                }
+                for _ in 0..8 {
+                    self.deliver(id);
+                }
             }
             self.now += Duration::from_millis(5);
             if self.rng.u8(..20) == 0 {
@@ -395,7 +406,7 @@ impl World {
             Event::Changed { revision, changes, .. } => {
                 assert!(revision > self.proven && !changes.is_empty());
                 assert!(changes.windows(2).all(|pair| pair[0].revision <= pair[1].revision));
-                assert_eq!(changes.last().unwrap().revision, revision);
+                assert!(changes.last().unwrap().revision <= revision);
                 for change in changes {
                     match &change.value {
                         Some(value) => self.told.insert(change.key.to_string(), number(value)),
@@ -432,15 +443,24 @@ fn number(value: &[u8]) -> u32 {
 
 fn live_through(seed: u64, steps: usize) {
     let mut world = World::new(seed);
-    (0..steps).for_each(|_| world.step());
+    for _ in 0..steps {
+        world.step();
+    }
     world.settle();
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
     #[test]
     fn every_told_state_is_one_of_the_history_and_the_last_is_reached(seed: u64, steps in 10usize..600) {
         live_through(seed, steps);
     }
+}
+
+/// A key that came and went between what was known and an audit is in neither. What was told then is the state at the
+/// audit's revision, not that of the last change.
+#[test]
+fn a_key_that_came_and_went_unseen_is_no_half_revision() {
+    live_through(6_383_585_701_713_635_604, 41);
 }

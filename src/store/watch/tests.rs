@@ -93,8 +93,8 @@ fn say(action: &Action) -> String {
     match action {
         Action::Dial(id, _) => format!("dial {}", id.0),
         Action::Authenticate(id) => format!("authenticate {}", id.0),
-        Action::Probe(id) => format!("probe {}", id.0),
-        Action::Audit(id, number) => format!("audit {} {number}", id.0),
+        Action::Probe(id, _) => format!("probe {}", id.0),
+        Action::Audit(id, number, _) => format!("audit {} {number}", id.0),
         Action::Page(id, page) => format!("page {} {}", id.0, page.scope.as_str()),
         Action::Watch(id, from) => format!("watch {} from {from}", id.0),
         Action::Progress(id) => format!("progress {}", id.0),
@@ -119,7 +119,12 @@ fn say(action: &Action) -> String {
 }
 
 fn audit(revision: i64, newest: i64) -> Audit {
-    Audit { cluster: 1, revision, ranges: [(0, 0), (newest, 1), (0, 0)] }
+    let kept = if newest <= 10 { newest } else { 0 };
+    ranges(revision, [Seen::default(), Seen { newest, count: 1, kept }, Seen::default()])
+}
+
+fn ranges(revision: i64, ranges: [Seen; 3]) -> Audit {
+    Audit { cluster: 1, revision, since: 10, ranges }
 }
 
 fn page(items: &[Entry]) -> Page {
@@ -243,7 +248,8 @@ fn an_old_server_is_audited_and_its_progress_is_no_proof() {
     assert!(said[0].starts_with("audit 1 "), "{said:?}");
     assert_eq!(rig.give(progress(LANE, 12)), NOTHING);
     // The audit knows of a change in the fleet's range that has not come yet.
-    let more = Audit { cluster: 1, revision: 12, ranges: [(12, 1), (12, 1), (0, 0)] };
+    let written = Seen { newest: 12, count: 1, kept: 0 };
+    let more = ranges(12, [written, written, Seen::default()]);
     assert_eq!(rig.audited(1, &said[0], more), NOTHING);
     assert_eq!(rig.give(changed(LANE, 1, &[fleet(12)])), ["changed 12 [_all/bypass orders/a]", "proven 12"]);
 }
@@ -253,10 +259,10 @@ fn deletions_are_audited_by_their_number() {
     let mut rig = Rig::live(OLD);
     rig.wait(Duration::from_secs(4));
     let asked = format!("audit 1 {}", rig.watcher.asked);
-    let empty = Audit { cluster: 1, revision: 20, ranges: [(0, 0); 3] };
+    let empty = ranges(20, [Seen::default(); 3]);
     assert_eq!(rig.audited(1, &asked, empty), NOTHING, "the deletion has not come");
     let gone = entry(Scope::Service, "orders/a", None, 15);
-    assert_eq!(rig.give(changed(LANE, 2, &[gone])), ["changed 15 [orders/a]", "proven 20"]);
+    assert_eq!(rig.give(changed(LANE, 2, &[gone])), ["changed 20 [orders/a]", "proven 20"]);
 }
 
 #[test]
@@ -277,7 +283,9 @@ fn a_lost_connection_is_resumed_after_what_was_proven() {
     assert_eq!(rig.pass(), ["dial 2"]);
     assert_eq!(rig.give(Input::Dialed(LaneId(2))), ["probe 2"]);
     assert_eq!(rig.give(Input::Probed(LaneId(2), NEW, audit(12, 12))), ["watch 2 from 11"]);
-    (0..3).for_each(|_| assert_eq!(rig.give(created(LaneId(2))), NOTHING, "the audit is still owed"));
+    for _ in 0..3 {
+        assert_eq!(rig.give(created(LaneId(2))), NOTHING, "the audit is still owed");
+    }
     let said = rig.give(changed(LaneId(2), 2, &[service(12)]));
     assert_eq!(said, ["connected", "changed 12 [orders/a]", "proven 12"]);
 }
@@ -325,7 +333,9 @@ fn a_store_that_was_restored_and_went_on_is_found_out() {
     rig.give(Input::Dialed(LaneId(2)));
     // Revision 12, and the newest of ours is 5: we know of 7.
     assert_eq!(rig.give(Input::Probed(LaneId(2), NEW, audit(12, 5))), ["watch 2 from 11"]);
-    (0..3).for_each(|_| assert_eq!(rig.give(created(LaneId(2))), NOTHING));
+    for _ in 0..3 {
+        assert_eq!(rig.give(created(LaneId(2))), NOTHING);
+    }
     assert_eq!(rig.pass(), ["probe 2"], "nothing comes that would explain it");
     rig.read(2, NEW, "Regression");
 }
@@ -339,7 +349,9 @@ fn a_stall_is_found_out_and_the_first_lane_is_kept_until_the_second_has_proven_i
     assert_eq!(said[1..], ["lost Stalled", "dial 2"]);
     assert_eq!(rig.give(Input::Dialed(LaneId(2))), ["probe 2"]);
     assert_eq!(rig.give(Input::Probed(LaneId(2), NEW, audit(12, 12))), ["watch 2 from 11"]);
-    (0..3).for_each(|_| assert_eq!(rig.give(created(LaneId(2))), NOTHING));
+    for _ in 0..3 {
+        assert_eq!(rig.give(created(LaneId(2))), NOTHING);
+    }
     let said = rig.give(changed(LaneId(2), 2, &[service(12)]));
     assert_eq!(said, ["close 1", "connected", "changed 12 [orders/a]", "proven 12"]);
 }

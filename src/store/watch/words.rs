@@ -55,8 +55,8 @@ pub struct Page {
     pub more: bool,
 }
 
-/// What the three ranges hold at one revision, as far as it takes two numbers each to say; read linearizably, so that
-/// no member that lags behind can answer.
+/// What the three ranges hold at one revision, as far as it takes a few numbers to say; read linearizably, so that no
+/// member that lags behind can answer.
 ///
 /// A range's changes come in order. So whoever has seen the newest write of a range, and counts as many keys as there
 /// are, has seen everything up to that revision.
@@ -66,9 +66,22 @@ pub struct Audit {
     pub cluster: u64,
     /// The store's revision.
     pub revision: i64,
-    /// For each scope, the newest revision at which a key that is there was written (0 when there is none), and how
-    /// many keys there are.
-    pub ranges: [(i64, u64); 3],
+    /// The revision that [`Seen::kept`] speaks of.
+    pub since: i64,
+    /// For each scope, what is there.
+    pub ranges: [Seen; 3],
+}
+
+/// What an [`Audit`] says of one range.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The newest revision at which a key that is there was written; 0 when there is none.
+    pub newest: i64,
+    /// How many keys there are.
+    pub count: u64,
+    /// The same as `newest`, of the keys that have not been written after [`Audit::since`]. In a store that was restored
+    /// and has gone on, what was written between is missing here.
+    pub kept: i64,
 }
 
 /// A server's version: major, minor, patch. Zeroes when it did not say.
@@ -143,10 +156,10 @@ pub enum Action {
     Dial(LaneId, usize),
     /// Get a new token.
     Authenticate(LaneId),
-    /// Ask for the version, and for an [`Audit`].
-    Probe(LaneId),
-    /// Ask for an [`Audit`]; the answer carries the number.
-    Audit(LaneId, u64),
+    /// Ask for the version, and for an [`Audit`] since a revision.
+    Probe(LaneId, i64),
+    /// Ask for an [`Audit`] since a revision; the answer carries the number.
+    Audit(LaneId, u64, i64),
     /// Read a page.
     Page(LaneId, PageRequest),
     /// Open one stream with a watch for each scope, from this revision on, with fragments. A stream that is open on
