@@ -127,8 +127,11 @@ mod tests {
     use super::*;
     use crate::store::directory::scan::Found;
 
-    /// A look: what was found for eight keys, and the newest time.
-    fn looks() -> impl Strategy<Value = Vec<Option<(Vec<Option<Option<u8>>>, i64)>>> {
+    /// What was found for eight keys (nothing, something unreadable, a value), and the newest time.
+    type Look = (Vec<Option<Option<u8>>>, i64);
+
+    /// Looks; `None` = the directory is away.
+    fn looks() -> impl Strategy<Value = Vec<Option<Look>>> {
         let found = prop::option::weighted(0.7, prop::option::weighted(0.8, 0..3_u8));
         let look = (prop::collection::vec(found, 8), 1..20_i64);
         prop::collection::vec(prop::option::weighted(0.9, look), 1..30)
