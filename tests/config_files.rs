@@ -385,7 +385,7 @@ const BAD: &[Bad] = &[
         "not a network",
     ),
     // upstreams
-    bad(UPSTREAM, "    app: {}\n", Code::Missing, (5, 5), "`endpoints` is missing"),
+    deep(UPSTREAM, "    app: {}\n", Code::Missing, (5, 5), "`endpoints` is missing"),
     deep(
         UPSTREAM,
         "    app: { endpoints: [unix:/run/s], tls: {} }\n",
@@ -638,7 +638,13 @@ const BAD: &[Bad] = &[
     // limits, switches, plans
     bad(RULES, "limits: { l: {} }\n", Code::Missing, (5, 13), "`rate` is missing"),
     bad(RULES, "limits: { l: 0/s }\n", Code::OutOfBounds, (5, 16), "at least 1"),
-    bad(RULES, "limits: { l: maybe }\n", Code::UnknownChoice, (5, 16), "not a state of limits"),
+    bad(
+        RULES,
+        "limits: { l: { rate: 5/s, state: maybe } }\n",
+        Code::UnknownChoice,
+        (5, 36),
+        "not a state of limits",
+    ),
     bad(RULES, "limits: { l: { rate: 5 } }\n", Code::WrongType, (5, 24), "expected a rate"),
     deep(
         RULES,
@@ -675,7 +681,13 @@ const BAD: &[Bad] = &[
     bad(TOP, "redis: { url: http://h }\n", Code::BadAddress, (3, 15), "not the URL of a Redis"),
     deep(RULES, "switches: { s: {} }\n", Code::Missing, (5, 15), "needs an action"),
     deep(RULES, "switches: { s: on }\n", Code::Missing, (5, 15), "needs an action"),
-    bad(RULES, "switches: { s: { state: 101%, reject: {} } }\n", Code::OutOfBounds, (5, 27), "more than 100%"),
+    bad(
+        RULES,
+        "switches: { s: { state: 101%, reject: {} } }\n",
+        Code::OutOfBounds,
+        (5, 27),
+        "more than 100%",
+    ),
     deep(
         RULES,
         "switches: { s: { reject: {}, shed: {} } }\n",

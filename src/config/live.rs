@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::Arc,
 };
 
@@ -84,7 +84,8 @@ pub(crate) fn read(bytes: &[u8], source: SourceId, faults: &mut Faults) -> Optio
         Ok(text) => yaml::read(text, source, None, faults),
         Err(error) => {
             let at = error.valid_up_to();
-            let before = bytes.get(..at).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default();
+            let before =
+                bytes.get(..at).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default();
             let (line, column) = yaml::position(before);
             let origin = Origin { line, column, end_line: line, end_column: column + 1, ..start };
             let byte = bytes.get(at).copied().unwrap_or_default();
@@ -120,11 +121,15 @@ pub(crate) fn envelope(node: &mut Node, faults: &mut Faults) -> Envelope {
     }
 }
 
+/// Something is wrong; what, is among the faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bad;
+
 /// The overlay that a document stands for: a map, or `None` where it removes the resource. Its values are checked as
 /// far as they can be without the layers below.
-pub(crate) fn overlay(kind: Kind, node: &Node, faults: &mut Faults) -> Option<Option<Node>> {
+pub(crate) fn overlay(kind: Kind, node: &Node, faults: &mut Faults) -> Result<Option<Node>, Bad> {
     if node.is_null() {
-        return Some(None);
+        return Ok(None);
     }
     let full = short::expand(kind, node).into_owned();
     let mut bare = full.clone();
@@ -138,7 +143,7 @@ pub(crate) fn overlay(kind: Kind, node: &Node, faults: &mut Faults) -> Option<Op
             Kind::Plan => ", `on` or `off`",
         };
         cx.wrong_type(node, &format!("a map of fields{form}"));
-        return None;
+        return Err(Bad);
     }
     let well = cx.patch(|cx| match kind {
         Kind::Upstream => UpstreamWire::decode(&bare, cx).is_some(),
@@ -148,7 +153,7 @@ pub(crate) fn overlay(kind: Kind, node: &Node, faults: &mut Faults) -> Option<Op
         // The patches of a plan keep their nulls.
         Kind::Plan => PlanWire::decode(&full, cx).is_some(),
     });
-    (well && !faults.any_error()).then_some(Some(full))
+    if well && !faults.any_error() { Ok(Some(full)) } else { Err(Bad) }
 }
 
 /// An endpoint of its own, with its defaults.
@@ -203,8 +208,9 @@ fn resource(
         Kind::Switch => SwitchWire::decode(node, cx)
             .and_then(|wire| validate::switch(name, &wire, facts, cx))
             .map(|it| Resource::Switch(Arc::new(it))),
-        Kind::Plan => PlanWire::decode(node, cx)
-            .map(|wire| Resource::Plan(Arc::new(validate::plan(name, &wire, cx)))),
+        Kind::Plan => {
+            PlanWire::decode(node, cx).map(|wire| Resource::Plan(Arc::new(validate::plan(name, &wire, cx))))
+        }
     };
     let references = cx.take_references();
     made.map(|made| (made, references))
@@ -231,7 +237,9 @@ pub(super) fn plans(policy: &mut Policy, documents: &Documents, facts: &Facts<'_
         let Some(document) = documents.get(Kind::Plan, &plan.name) else { continue };
         for (id, patch) in patches(document) {
             // What is faulty by itself, or not there, is reported already.
-            let Some(base) = documents.get(id.0, &id.1).filter(|_| is_there(policy, id.0, &id.1)) else { continue };
+            let Some(base) = documents.get(id.0, &id.1).filter(|_| is_there(policy, id.0, &id.1)) else {
+                continue;
+            };
             let mut alone = base.clone();
             merge(id.0, &mut alone, &patch);
             if check(&id, &alone, policy, facts, faults).is_some() && plan.on {
@@ -267,7 +275,11 @@ fn check(
         })
     });
     let good = made.filter(|_| !own.any_error());
-    own.iter().filter(|fault| fault.severity == Severity::Error).for_each(|fault| faults.push(fault.clone()));
+    // What a patch says wrongly by itself is reported already.
+    let known: HashSet<_> = faults.iter().map(|fault| (fault.code, fault.origin)).collect();
+    let new = own.iter().filter(|fault| fault.severity == Severity::Error);
+    new.filter(|fault| !known.contains(&(fault.code, fault.origin)))
+        .for_each(|fault| faults.push(fault.clone()));
     good
 }
 

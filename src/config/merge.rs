@@ -104,7 +104,12 @@ mod tests {
     #[test]
     fn an_alternative_takes_the_place_of_the_other() {
         for (kind, below, above, result) in [
-            (Kind::Switch, "{reject: {status: 503}, state: off}", "{upstream: b}", "{state: off, upstream: b}"),
+            (
+                Kind::Switch,
+                "{reject: {status: 503}, state: off}",
+                "{upstream: b}",
+                "{state: off, upstream: b}",
+            ),
             (Kind::Switch, "{reject: {status: 503}}", "{reject: {status: 500}}", "{reject: {status: 500}}"),
             (Kind::Switch, "{reject: {status: 503}}", "{upstream: null}", "{reject: {status: 503}}"),
             (
@@ -116,10 +121,25 @@ mod tests {
             (Kind::Route, "{split: [{upstream: a}], key: client}", "{upstream: b}", "{upstream: b}"),
             (Kind::Route, "{upstream: a}", "{split: [{upstream: b}]}", "{split: [{upstream: b}]}"),
             (Kind::Route, "{split: [1]}", "{key: client}", "{split: [1], key: client}"),
-            (Kind::Route, "{match: {listener: a, path: /x}}", "{listener: b}", "{match: {path: /x}, listener: b}"),
+            (
+                Kind::Route,
+                "{match: {listener: a, path: /x}}",
+                "{listener: b}",
+                "{match: {path: /x}, listener: b}",
+            ),
             (Kind::Route, "{listener: a}", "{match: {listener: b}}", "{match: {listener: b}}"),
-            (Kind::Upstream, "{health: {http: /a, interval: 1s}}", "{health: {tcp: true}}", "{health: {interval: 1s, tcp: true}}"),
-            (Kind::Upstream, "{fallback: {upstream: a}}", "{fallback: {respond: {}}}", "{fallback: {respond: {}}}"),
+            (
+                Kind::Upstream,
+                "{health: {http: /a, interval: 1s}}",
+                "{health: {tcp: true}}",
+                "{health: {interval: 1s, tcp: true}}",
+            ),
+            (
+                Kind::Upstream,
+                "{fallback: {upstream: a}}",
+                "{fallback: {respond: {}}}",
+                "{fallback: {respond: {}}}",
+            ),
             (Kind::Limit, "{rate: 5/s, burst: 3}", "{rate: 7/s}", "{rate: 7/s, burst: 3}"),
         ] {
             let mut merged = node(below);

@@ -76,7 +76,8 @@ fn algorithm(rate: Rate, wire: &LimitWire, cx: &mut Cx<'_>) -> Algorithm {
 }
 
 fn misplaced(field: &str, message: &str, origin: Origin, cx: &mut Cx<'_>) {
-    let problem = Problem::new(Code::Conflict, message).help(format!("take `{field}` out (in a patch: `{field}: null`)"));
+    let problem = Problem::new(Code::Conflict, message)
+        .help(format!("take `{field}` out (in a patch: `{field}: null`)"));
     cx.at(field, origin, |cx| cx.problem(problem, origin));
 }
 
@@ -96,8 +97,11 @@ fn sharing(wire: &LimitWire, facts: &Facts<'_>, cx: &mut Cx<'_>) {
         Problem::new(Code::Incomplete, "`share: redis` without a Redis")
             .help("give the file a `redis: { url: redis://host:6379 }`")
     } else if wire.scope.value != LimitScope::Service {
-        Problem::new(Code::Incomplete, format!("`share: redis`, but each instance has all of {}", shown(wire)))
-            .help("set `scope: service`")
+        Problem::new(
+            Code::Incomplete,
+            format!("`share: redis`, but each instance has all of {}", shown(wire)),
+        )
+        .help("set `scope: service`")
     } else {
         return;
     };

@@ -65,12 +65,17 @@ fn advice(what: &str, name: &Name, known: &[&str]) -> String {
 }
 
 /// Reports a listener that is not there. Listeners are fixed for the life of the process, so that is seen at once.
-pub(super) fn listener(name: &Spanned<Name>, known: Option<&std::collections::BTreeSet<&Name>>, cx: &mut Cx<'_>) {
+pub(super) fn listener(
+    name: &Spanned<Name>,
+    known: Option<&std::collections::BTreeSet<&Name>>,
+    cx: &mut Cx<'_>,
+) {
     let Some(known) = known else { return };
     if known.contains(&name.value) {
         return;
     }
-    let names: Vec<_> = if cx.is_full() { Vec::new() } else { known.iter().map(|name| name.as_str()).collect() };
+    let names: Vec<_> =
+        if cx.is_full() { Vec::new() } else { known.iter().map(|name| name.as_str()).collect() };
     let problem = Problem::new(Code::UnknownListener, format!("there is no listener `{}`", name.value))
         .help(advice("listener", &name.value, &names));
     cx.at("listener", name.origin, |cx| cx.problem(problem, name.origin));

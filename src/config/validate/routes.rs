@@ -228,7 +228,9 @@ pub(super) fn unused(policy: &PolicyWire, cx: &mut Cx<'_>) {
         used.extend(parts.filter_map(|part| part.value.upstream.as_ref()).map(|upstream| &upstream.value));
     }
     let switches = policy.switches.value.0.iter().filter_map(|(_, switch)| switch.as_ref());
-    used.extend(switches.filter_map(|switch| switch.value.0.upstream.as_ref()).map(|upstream| &upstream.value));
+    used.extend(
+        switches.filter_map(|switch| switch.value.0.upstream.as_ref()).map(|upstream| &upstream.value),
+    );
     // A route that could not be read may use any of them; and where there is none at all, that is the warning.
     if routes.0.len() < routes.1 || routes.0.iter().any(|(_, route)| route.is_none()) || routes.1 == 0 {
         return;

@@ -82,12 +82,16 @@ fn action(wire: &SwitchWire, cx: &mut Cx<'_>) -> Option<Action> {
     let Some((first, _)) = actions.next() else {
         let here = cx.here();
         let problem = Problem::new(Code::Missing, "a switch needs an action");
-        cx.problem(problem.help(format!("give it one of {}", listed(given.iter().map(|(name, _)| *name)))), here);
+        cx.problem(
+            problem.help(format!("give it one of {}", listed(given.iter().map(|(name, _)| *name)))),
+            here,
+        );
         return None;
     };
     if let Some((second, origin)) = actions.next() {
         let message = format!("`{first}` and `{second}` cannot both be given");
-        let problem = Problem::new(Code::Conflict, message).help("a switch has one action: make two switches");
+        let problem =
+            Problem::new(Code::Conflict, message).help("a switch has one action: make two switches");
         cx.at(second, origin, |cx| cx.problem(problem, origin));
         return None;
     }
@@ -157,7 +161,10 @@ fn respond(wire: &RespondWire, cx: &mut Cx<'_>) -> Option<Respond> {
     let body = body.or_else(|| wire.body.as_ref().map(|body| (&body.value.0, body.origin)));
     if let (true, Some((_, origin))) = (matches!(status.as_u16(), 204 | 205 | 304), body) {
         let message = format!("an answer with the status {} has no body", status.as_u16());
-        cx.problem(Problem::new(Code::Inconsistent, message).help("take the body out (RFC 9110 §6.4.1)"), origin);
+        cx.problem(
+            Problem::new(Code::Inconsistent, message).help("take the body out (RFC 9110 §6.4.1)"),
+            origin,
+        );
     }
     if wire.json.is_some() && !headers.iter().any(|(name, _)| *name == CONTENT_TYPE) {
         headers.push((CONTENT_TYPE, HeaderValue::from_static("application/json")));
@@ -192,7 +199,8 @@ fn signal(word: &Spanned<SignalWord>, wire: &WhenWire, cx: &mut Cx<'_>) -> Optio
         }
         SignalWord::BreakerOpen => {
             if let Some(above) = &wire.above {
-                let problem = Problem::new(Code::Conflict, "`breaker_open` has no threshold").help("take `above` out");
+                let problem =
+                    Problem::new(Code::Conflict, "`breaker_open` has no threshold").help("take `above` out");
                 cx.at("above", above.origin, |cx| cx.problem(problem, above.origin));
             }
             of.map(Signal::BreakerOpen)
@@ -212,7 +220,9 @@ fn signal(word: &Spanned<SignalWord>, wire: &WhenWire, cx: &mut Cx<'_>) -> Optio
 /// The resource that a signal is of; `None` where it has none, or where it is missing.
 fn of(word: SignalWord, wire: &WhenWire, cx: &mut Cx<'_>) -> Option<Name> {
     let kind = match word {
-        SignalWord::FailureRate | SignalWord::P99 | SignalWord::BreakerOpen | SignalWord::InFlight => Kind::Upstream,
+        SignalWord::FailureRate | SignalWord::P99 | SignalWord::BreakerOpen | SignalWord::InFlight => {
+            Kind::Upstream
+        }
         SignalWord::RefusalShare => Kind::Limit,
         SignalWord::Memory => {
             if let Some(of) = &wire.of {

@@ -46,7 +46,15 @@ struct Step {
 impl<'a> Cx<'a> {
     /// Begins at the root of a document.
     pub(crate) fn new(faults: &'a mut Faults, root: Origin) -> Self {
-        Self { faults, path: Vec::new(), root, live: false, partial: false, regexes: 0, references: Vec::new() }
+        Self {
+            faults,
+            path: Vec::new(),
+            root,
+            live: false,
+            partial: false,
+            regexes: 0,
+            references: Vec::new(),
+        }
     }
 
     /// Begins at the root of a live document.

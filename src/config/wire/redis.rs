@@ -5,12 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value as Json, json};
 
 use super::{Takes, Text, wire};
-use crate::config::{
-    bootstrap::RedisUrl,
-    codes::Code,
-    fault::Problem,
-    policy::EndpointAddress,
-};
+use crate::config::{bootstrap::RedisUrl, codes::Code, fault::Problem, policy::EndpointAddress};
 
 wire! {
     /// The Redis that limits with `share: redis` count in.
@@ -28,8 +23,9 @@ impl Text for RedisUrl {
     fn parse(text: &str) -> Result<Self, Problem> {
         // What is wrong is not shown: it may hold a password.
         let wrong = |why: &str| {
-            Problem::new(Code::BadAddress, format!("this is not the URL of a Redis: {why}"))
-                .help("write `redis://host:6379`, `redis://user:password@host:6379/0` or `rediss://host:6379`")
+            Problem::new(Code::BadAddress, format!("this is not the URL of a Redis: {why}")).help(
+                "write `redis://host:6379`, `redis://user:password@host:6379/0` or `rediss://host:6379`",
+            )
         };
         let (scheme, rest) = text.split_once("://").ok_or_else(|| wrong("it has no scheme"))?;
         let tls = match scheme {
@@ -77,11 +73,15 @@ mod tests {
     #[test]
     fn urls() {
         let url = RedisUrl::parse("rediss://we%40ir:s%3Aecret@redis.shop.svc/3").unwrap();
-        assert_eq!((url.tls, url.database, url.address.to_string().as_str()), (true, 3, "redis.shop.svc:6379"));
+        assert_eq!(
+            (url.tls, url.database, url.address.to_string().as_str()),
+            (true, 3, "redis.shop.svc:6379")
+        );
         assert_eq!((url.user.as_deref(), url.password.as_deref()), (Some("we@ir"), Some("s:ecret")));
         assert!(!format!("{url:?}").contains("ecret"));
         assert_eq!(RedisUrl::parse("redis://[::1]").unwrap().address.to_string(), "[::1]:6379");
-        for text in ["", "redis:", "http://a", "redis://", "redis://a:0", "redis://a/x", "redis://u:secret@"] {
+        for text in ["", "redis:", "http://a", "redis://", "redis://a:0", "redis://a/x", "redis://u:secret@"]
+        {
             let problem = RedisUrl::parse(text).unwrap_err();
             assert!(!problem.message.contains("secret"), "{text}");
         }

@@ -115,13 +115,13 @@ wire! {
 wire! {
     /// What turns a switch on by itself.
     WhenWire as "when" {
-        /// What is watched: failure_rate, p99, breaker_open or in_flight of an upstream, refusal_share of a limit, or
+        /// What is watched: `failure_rate`, p99, `breaker_open` or `in_flight` of an upstream, `refusal_share` of a limit, or
         /// memory (of the process).
         signal: SignalWord = required,
         /// The upstream or the limit that is watched; memory has none.
         of: Name,
-        /// The threshold: a percentage for failure_rate and refusal_share, a duration for p99, a number for in_flight,
-        /// a size for memory; breaker_open has none.
+        /// The threshold: a percentage for `failure_rate` and `refusal_share`, a duration for p99, a number for `in_flight`,
+        /// a size for memory; `breaker_open` has none.
         above: Threshold,
         /// How long the signal has to be above it.
         after("for"): Delay = default(Delay::secs(5)),
@@ -199,8 +199,8 @@ pub(crate) struct JsonText(pub(crate) Arc<str>);
 impl Wire for JsonText {
     fn decode(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
         if let Some(origin) = beyond_json(node) {
-            let problem = Problem::new(Code::BadValue, "JSON has no such number")
-                .help("write it as a text, in quotes");
+            let problem =
+                Problem::new(Code::BadValue, "JSON has no such number").help("write it as a text, in quotes");
             cx.problem(problem, origin);
             return None;
         }
@@ -238,8 +238,9 @@ impl Text for SwitchState {
         if text.ends_with('%') {
             return units::percent(text).map(Self::Share);
         }
-        choose(text, "a state of switches", &CHOICES, &[])
-            .map_err(|problem| problem.help("it takes `off`, `on`, `observe`, `auto` or a percentage such as `25%`"))
+        choose(text, "a state of switches", &CHOICES, &[]).map_err(|problem| {
+            problem.help("it takes `off`, `on`, `observe`, `auto` or a percentage such as `25%`")
+        })
     }
 
     fn describe() -> Json {

@@ -14,8 +14,10 @@ impl Layers {
         let plans = self.patches.get(id).into_iter().flat_map(|plans| plans.keys());
         let plans = plans.map(|plan| (Kind::Plan, plan.clone()));
         let ids = std::iter::once(id.clone()).chain(plans);
-        ids.flat_map(|id| self.overlays.get(&id).into_iter().flatten().map(|(_, key)| Arc::clone(key)).collect::<Vec<_>>())
-            .collect()
+        ids.flat_map(|id| {
+            self.overlays.get(&id).into_iter().flatten().map(|(_, key)| Arc::clone(key)).collect::<Vec<_>>()
+        })
+        .collect()
     }
 
     /// The fewest refusals among `keys`, the newest first, after which `valid` holds; `None` when there are none.
@@ -23,7 +25,8 @@ impl Layers {
     /// First each alone: an overlay that is wrong by itself does not take newer ones with it. Then more and more of
     /// them together, and back again what did not have to go, the oldest first.
     pub(super) fn blame(&self, keys: &[Arc<str>], valid: &dyn Fn(&Over) -> bool) -> Option<Steps> {
-        let mut newest: Vec<_> = keys.iter().filter_map(|key| Some((self.steps(key)?, Arc::clone(key)))).collect();
+        let mut newest: Vec<_> =
+            keys.iter().filter_map(|key| Some((self.steps(key)?, Arc::clone(key)))).collect();
         newest.sort_by(|a, b| (b.0.0, &b.1).cmp(&(a.0.0, &a.1)));
         newest.dedup_by(|a, b| a.1 == b.1);
         for ((_, steps), key) in &newest {

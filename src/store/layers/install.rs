@@ -5,13 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    Id, Layers, Masked,
-    document::Body,
-    merge::endpoint_list,
-    settle::Run,
-    slot::Choice,
-};
+use super::{Id, Layers, Masked, document::Body, merge::endpoint_list, settle::Run, slot::Choice};
 use crate::config::{
     Kind, Layer, Name, Place, Written,
     live::{self, Reference, Resource},
@@ -91,7 +85,8 @@ impl Layers {
         let old = self.patches.iter().filter(|(_, plans)| plans.contains_key(plan)).map(|(id, _)| id.clone());
         let mut concerned: BTreeSet<Id> = old.collect();
         for id in &concerned {
-            if self.patches.get_mut(id).is_some_and(|plans| plans.remove(plan).is_some() && plans.is_empty()) {
+            if self.patches.get_mut(id).is_some_and(|plans| plans.remove(plan).is_some() && plans.is_empty())
+            {
                 self.patches.remove(id);
             }
         }
@@ -101,7 +96,9 @@ impl Layers {
         }
         let mut stamps = HashMap::new();
         for (id, mut patch) in node.map(live::patches).unwrap_or_default() {
-            patch.restamp(&mut |source| *stamps.entry(source).or_insert_with(|| self.plan_source(plan, source)));
+            patch.restamp(&mut |source| {
+                *stamps.entry(source).or_insert_with(|| self.plan_source(plan, source))
+            });
             self.patches.entry(id.clone()).or_default().insert(plan.clone(), Arc::new(patch));
             concerned.insert(id);
         }
@@ -146,18 +143,15 @@ impl Layers {
                 continue;
             }
             let written = Node::clone(written);
-            match places.get(&endpoint.address) {
-                Some(at) => {
-                    if let (Some(old), Some(node)) = (upstream.endpoints.get_mut(*at), list.get_mut(*at)) {
-                        *old = endpoint.clone();
-                        *node = written;
-                    }
+            if let Some(at) = places.get(&endpoint.address) {
+                if let (Some(old), Some(node)) = (upstream.endpoints.get_mut(*at), list.get_mut(*at)) {
+                    *old = endpoint.clone();
+                    *node = written;
                 }
-                None => {
-                    places.insert(endpoint.address.clone(), upstream.endpoints.len());
-                    upstream.endpoints.push(endpoint.clone());
-                    list.push(written);
-                }
+            } else {
+                places.insert(endpoint.address.clone(), upstream.endpoints.len());
+                upstream.endpoints.push(endpoint.clone());
+                list.push(written);
             }
         }
         if list.is_empty()

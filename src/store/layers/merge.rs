@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Id, Layers, Masked, document::{Body, Doc}, slot::Choice};
+use super::{
+    Id, Layers, Masked,
+    document::{Body, Doc},
+    slot::Choice,
+};
 use crate::{
     config::{
         Faults, Kind, Name, live,
@@ -108,7 +112,10 @@ fn hidden(
     let after: BTreeMap<_, _> = after.leaves().into_iter().collect();
     let lost = |doc: &Doc| -> Vec<String> {
         let of_doc = before.iter().filter(|(_, origin)| origin.source == doc.source);
-        of_doc.filter(|(path, origin)| after.get(path) != Some(origin)).map(|(path, _)| path.clone()).collect()
+        of_doc
+            .filter(|(path, origin)| after.get(path) != Some(origin))
+            .map(|(path, _)| path.clone())
+            .collect()
     };
     let masked = below.iter().map(|(key, doc)| (key, lost(doc))).filter(|(_, fields)| !fields.is_empty());
     masked.map(|(key, fields)| Masked { key: Arc::clone(key), plan: plan.clone(), fields }).collect()

@@ -5,13 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    Id, Layers, Refused, World,
-    blame::Steps,
-    install::Cell,
-    merge::Over,
-    slot::Choice,
-};
+use super::{Id, Layers, Refused, World, blame::Steps, install::Cell, merge::Over, slot::Choice};
 use crate::config::{
     Fault, Kind, Severity,
     live::{self, Facts, NoSuch, Reference},
@@ -78,15 +72,16 @@ impl Layers {
                 break;
             }
         }
-        self.finish(run);
+        self.finish(&run);
     }
 
     /// Adds what is refused and depends on what is dirty: it is tried again.
     fn add_trouble(&self, dirty: &mut BTreeSet<Id>) {
         loop {
-            let concerned = self.trouble.iter().filter(|(id, on)| {
-                !dirty.contains(*id) && on.iter().any(|other| dirty.contains(other))
-            });
+            let concerned = self
+                .trouble
+                .iter()
+                .filter(|(id, on)| !dirty.contains(*id) && on.iter().any(|other| dirty.contains(other)));
             let concerned: Vec<_> = concerned.map(|(id, _)| id.clone()).collect();
             if concerned.is_empty() {
                 return;
@@ -122,7 +117,10 @@ impl Layers {
         let Some(slot) = self.slots.get(key) else { return };
         let Some(doc) = slot.current.as_ref().filter(|doc| slot.surplus || !doc.is_good()) else { return };
         let reason = if slot.surplus {
-            format!("the scope has more than {} keys; this one has no room until others are deleted", super::MAX_KEYS)
+            format!(
+                "the scope has more than {} keys; this one has no room until others are deleted",
+                super::MAX_KEYS
+            )
         } else {
             doc.errors().next().map(|fault| self.explain(fault, doc.source)).unwrap_or_default()
         };
@@ -151,7 +149,11 @@ impl Layers {
             Some(node) => live::effective(id, &node, facts).is_ok(),
             None => true,
         });
-        run.together(&std::iter::once(id.clone()).chain(involved.iter().filter_map(|key| self.owner_of(key))).collect());
+        run.together(
+            &std::iter::once(id.clone())
+                .chain(involved.iter().filter_map(|key| self.owner_of(key)))
+                .collect(),
+        );
         match steps {
             Some(steps) => self.refuse(steps, id, fault.as_ref(), run),
             None => self.lose(id, fault.as_ref(), run),
@@ -209,7 +211,8 @@ impl Layers {
         let mut done = false;
         for id in ids {
             let cell = self.cells.get(&id);
-            let dangling = cell.and_then(|cell| cell.references.iter().find(|to| !self.is_there(to)).cloned());
+            let dangling =
+                cell.and_then(|cell| cell.references.iter().find(|to| !self.is_there(to)).cloned());
             if let Some(reference) = dangling {
                 self.mend(&id, &reference, run);
                 // What was done may have brought others in order; the rest is looked at when that is made.
@@ -260,12 +263,11 @@ impl Layers {
             message: problem.message,
             help: problem.help,
         };
-        match steps {
-            Some(steps) => self.refuse(steps, id, Some(&fault), run),
-            None => {
-                self.uninstall(id, run);
-                self.lose(id, Some(&fault), run);
-            }
+        if let Some(steps) = steps {
+            self.refuse(steps, id, Some(&fault), run);
+        } else {
+            self.uninstall(id, run);
+            self.lose(id, Some(&fault), run);
         }
     }
 
@@ -283,10 +285,11 @@ impl Layers {
     }
 
     /// Notes what is good now, and what is refused.
-    fn finish(&mut self, run: Run<'_>) {
+    fn finish(&mut self, run: &Run<'_>) {
         for id in &run.seen {
             let keys = self.keys_of(id);
-            let refused = |key: &Arc<str>| self.slots.get(key).is_some_and(|slot| slot.choice != Choice::Current);
+            let refused =
+                |key: &Arc<str>| self.slots.get(key).is_some_and(|slot| slot.choice != Choice::Current);
             if keys.iter().any(refused) || self.orphans.contains_key(id) {
                 let mut on = run.involved.get(id).cloned().unwrap_or_default();
                 on.insert(id.clone());
