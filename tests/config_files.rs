@@ -503,7 +503,7 @@ const BAD: &[Bad] = &[
         "not a network",
     ),
     // upstreams
-    bad(UPSTREAM, "    app: {}\n", Code::Missing, (5, 5), "`endpoints` is missing"),
+    deep(UPSTREAM, "    app: {}\n", Code::Missing, (5, 5), "`endpoints` is missing"),
     deep(
         UPSTREAM,
         "    app: { endpoints: [unix:/run/s], tls: {} }\n",
@@ -756,7 +756,13 @@ const BAD: &[Bad] = &[
     // limits, switches, plans
     bad(RULES, "limits: { l: {} }\n", Code::Missing, (5, 13), "`rate` is missing"),
     bad(RULES, "limits: { l: 0/s }\n", Code::OutOfBounds, (5, 16), "at least 1"),
-    bad(RULES, "limits: { l: maybe }\n", Code::UnknownChoice, (5, 16), "not a state of limits"),
+    bad(
+        RULES,
+        "limits: { l: { rate: 5/s, state: maybe } }\n",
+        Code::UnknownChoice,
+        (5, 36),
+        "not a state of limits",
+    ),
     bad(RULES, "limits: { l: { rate: 5 } }\n", Code::WrongType, (5, 24), "expected a rate"),
     deep(
         RULES,

@@ -1,6 +1,10 @@
 //! One resource at a time: what live policy needs of the way from text to validated types.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use super::{
     Documents, Kind, Name, Policy,
@@ -117,11 +121,15 @@ pub(crate) fn envelope(node: &mut Node, faults: &mut Faults) -> Envelope {
     }
 }
 
+/// Something is wrong; what, is among the faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bad;
+
 /// The overlay that a document stands for: a map, or `None` where it removes the resource. Its values are checked as
 /// far as they can be without the layers below.
-pub(crate) fn overlay(kind: Kind, node: &Node, faults: &mut Faults) -> Option<Option<Node>> {
+pub(crate) fn overlay(kind: Kind, node: &Node, faults: &mut Faults) -> Result<Option<Node>, Bad> {
     if node.is_null() {
-        return Some(None);
+        return Ok(None);
     }
     let full = short::expand(kind, node).into_owned();
     let mut bare = full.clone();
@@ -135,7 +143,7 @@ pub(crate) fn overlay(kind: Kind, node: &Node, faults: &mut Faults) -> Option<Op
             Kind::Plan => ", `on` or `off`",
         };
         cx.wrong_type(node, &format!("a map of fields{form}"));
-        return None;
+        return Err(Bad);
     }
     let well = cx.patch(|cx| match kind {
         Kind::Upstream => UpstreamWire::decode(&bare, cx).is_some(),
@@ -145,7 +153,7 @@ pub(crate) fn overlay(kind: Kind, node: &Node, faults: &mut Faults) -> Option<Op
         // The patches of a plan keep their nulls.
         Kind::Plan => PlanWire::decode(&full, cx).is_some(),
     });
-    (well && !faults.any_error()).then_some(Some(full))
+    if well && !faults.any_error() { Ok(Some(full)) } else { Err(Bad) }
 }
 
 /// An endpoint of its own, with its defaults.
@@ -267,7 +275,11 @@ fn check(
         })
     });
     let good = made.filter(|_| !own.any_error());
-    own.iter().filter(|fault| fault.severity == Severity::Error).for_each(|fault| faults.push(fault.clone()));
+    // What a patch says wrongly by itself is reported already.
+    let known: HashSet<_> = faults.iter().map(|fault| (fault.code, fault.origin)).collect();
+    let new = own.iter().filter(|fault| fault.severity == Severity::Error);
+    new.filter(|fault| !known.contains(&(fault.code, fault.origin)))
+        .for_each(|fault| faults.push(fault.clone()));
     good
 }
 

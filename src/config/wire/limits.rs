@@ -28,10 +28,10 @@ wire! {
         rate: Rate = required,
         /// Most that is granted at once. Default: one second's worth, at least 1. Windows have none.
         burst: Int<1, { Limit::MAX_COUNT }>,
-        /// How it counts: token_bucket, leaky_bucket (requests leave at the rate), sliding_window or fixed_window (as
+        /// How it counts: `token_bucket`, `leaky_bucket` (requests leave at the rate), `sliding_window` or `fixed_window` (as
         /// long as the rate's unit).
         algorithm: AlgorithmWord = default(AlgorithmWord::TokenBucket),
-        /// How long a request may wait for its turn; 0 = it is refused. For leaky_bucket only. Default 0.
+        /// How long a request may wait for its turn; 0 = it is refused. For `leaky_bucket` only. Default 0.
         max_wait: Delay,
         /// What has a bucket of its own: client, header:NAME, query:NAME, cookie:NAME, route, host or method, or a list
         /// of them. Default: one bucket for all requests.
@@ -46,7 +46,7 @@ wire! {
         cost: Cost = default(Cost::Fixed(1)),
         /// Whether it acts: on, off, or observe (it counts what it would refuse).
         state: LimitState = default(LimitState::On),
-        /// Which answers say what is left: on_refusal or always.
+        /// Which answers say what is left: `on_refusal` or always.
         headers: LimitHeaders = default(LimitHeaders::OnRefusal),
     }
 }

@@ -115,13 +115,13 @@ wire! {
 wire! {
     /// What turns a switch on by itself.
     WhenWire as "when" {
-        /// What is watched: failure_rate, p99, breaker_open or in_flight of an upstream, refusal_share of a limit, or
+        /// What is watched: `failure_rate`, p99, `breaker_open` or `in_flight` of an upstream, `refusal_share` of a limit, or
         /// memory (of the process).
         signal: SignalWord = required,
         /// The upstream or the limit that is watched; memory has none.
         of: Name,
-        /// The threshold: a percentage for failure_rate and refusal_share, a duration for p99, a number for in_flight,
-        /// a size for memory; breaker_open has none.
+        /// The threshold: a percentage for `failure_rate` and `refusal_share`, a duration for p99, a number for `in_flight`,
+        /// a size for memory; `breaker_open` has none.
         above: Threshold,
         /// How long the signal has to be above it.
         after("for"): Delay = default(Delay::secs(5)),

@@ -96,7 +96,7 @@ impl Doc {
 fn body(subject: &Subject, node: Node, faults: &mut Faults) -> Option<Body> {
     match subject {
         Subject::Overlay(kind, _) => {
-            live::overlay(*kind, &node, faults).map(|overlay| Body::Overlay(overlay.map(Arc::new)))
+            live::overlay(*kind, &node, faults).ok().map(|overlay| Body::Overlay(overlay.map(Arc::new)))
         }
         Subject::Endpoint(..) => {
             live::endpoint(&node, faults).map(|endpoint| Body::Endpoint(endpoint, Arc::new(node)))

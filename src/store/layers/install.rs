@@ -143,18 +143,15 @@ impl Layers {
                 continue;
             }
             let written = Node::clone(written);
-            match places.get(&endpoint.address) {
-                Some(at) => {
-                    if let (Some(old), Some(node)) = (upstream.endpoints.get_mut(*at), list.get_mut(*at)) {
-                        *old = endpoint.clone();
-                        *node = written;
-                    }
+            if let Some(at) = places.get(&endpoint.address) {
+                if let (Some(old), Some(node)) = (upstream.endpoints.get_mut(*at), list.get_mut(*at)) {
+                    *old = endpoint.clone();
+                    *node = written;
                 }
-                None => {
-                    places.insert(endpoint.address.clone(), upstream.endpoints.len());
-                    upstream.endpoints.push(endpoint.clone());
-                    list.push(written);
-                }
+            } else {
+                places.insert(endpoint.address.clone(), upstream.endpoints.len());
+                upstream.endpoints.push(endpoint.clone());
+                list.push(written);
             }
         }
         if list.is_empty()

@@ -95,6 +95,8 @@ pub struct Layers {
     slots: BTreeMap<Arc<str>, Slot>,
     /// How many keys the store holds, by scope.
     counts: [usize; 3],
+    /// Whether a scope has too many keys.
+    crowded: [bool; 3],
     /// The keys of each resource's overlays, in the order of their layers.
     overlays: HashMap<Id, BTreeSet<(Scope, Arc<str>)>>,
     /// The keys of each upstream's endpoints, in the order of their layers.
@@ -125,6 +127,7 @@ impl Layers {
             revision: 0,
             slots: BTreeMap::new(),
             counts: [0; 3],
+            crowded: [false; 3],
             overlays: HashMap::new(),
             endpoints: HashMap::new(),
             expiries: BTreeSet::new(),
@@ -367,8 +370,8 @@ impl Layers {
     fn admit(&mut self, dirty: &mut BTreeSet<Id>) {
         for scope in Scope::ALL {
             let over = self.count(scope) > MAX_KEYS;
-            let any = over || self.slots.values().any(|slot| slot.scope == scope && slot.surplus);
-            if !any {
+            let Some(was_over) = self.crowded.get_mut(scope as usize) else { continue };
+            if !std::mem::replace(was_over, over) && !over {
                 continue;
             }
             let of_scope = self.slots.iter_mut().filter(|(_, slot)| slot.scope == scope);

@@ -18,8 +18,6 @@ use crate::{
 pub struct Effective {
     /// The policy; equal resources are the same `Arc` as before.
     pub policy: Arc<Policy>,
-    /// The effective documents, and where each field is from.
-    pub documents: Documents,
     /// What is refused, in order of key.
     pub refused: Vec<Refused>,
     /// What is odd, in order of key.
@@ -74,23 +72,23 @@ pub struct Masked {
 impl Layers {
     /// What is in force, and what has to be said about it.
     pub fn effective(&self) -> Effective {
-        let bypass = self.bypass();
         let mut policy = self.policy.clone();
-        policy.bypass = bypass.is_some_and(|(on, _)| on);
+        policy.bypass = self.bypass().is_some_and(|(on, _)| on);
         Effective {
             policy: Arc::new(policy),
-            documents: Documents::live(
-                &self.baseline.documents,
-                self.places.list(),
-                self.nodes.clone(),
-                bypass,
-            ),
             refused: self.refused(),
             warnings: self.warnings(),
             masked: self.cells.values().flat_map(|cell| cell.masked.iter().cloned()).collect(),
             revision: self.revision,
             next_expiry: self.next_expiry(),
         }
+    }
+
+    /// The effective documents, and where each of their fields is from. Apart from [`effective`](Self::effective),
+    /// because they are looked at far less often than policy changes.
+    pub fn documents(&self) -> Documents {
+        let (places, nodes) = (self.places.list(), self.nodes.clone());
+        Documents::live(&self.baseline.documents, places, nodes, self.bypass())
     }
 
     fn refused(&self) -> Vec<Refused> {

@@ -72,7 +72,7 @@ impl Layers {
                 break;
             }
         }
-        self.finish(run);
+        self.finish(&run);
     }
 
     /// Adds what is refused and depends on what is dirty: it is tried again.
@@ -263,12 +263,11 @@ impl Layers {
             message: problem.message,
             help: problem.help,
         };
-        match steps {
-            Some(steps) => self.refuse(steps, id, Some(&fault), run),
-            None => {
-                self.uninstall(id, run);
-                self.lose(id, Some(&fault), run);
-            }
+        if let Some(steps) = steps {
+            self.refuse(steps, id, Some(&fault), run);
+        } else {
+            self.uninstall(id, run);
+            self.lose(id, Some(&fault), run);
         }
     }
 
@@ -286,7 +285,7 @@ impl Layers {
     }
 
     /// Notes what is good now, and what is refused.
-    fn finish(&mut self, run: Run<'_>) {
+    fn finish(&mut self, run: &Run<'_>) {
         for id in &run.seen {
             let keys = self.keys_of(id);
             let refused =
