@@ -28,6 +28,7 @@ use crate::{
     memory,
     readiness::Readiness,
     snapshot::Publisher,
+    store::layers::Layers,
     telemetry::{EndpointState, LogHandle, PoolState},
     upstream::Endpoint,
     worker::Shared,
@@ -87,6 +88,8 @@ pub struct State {
     log: LogHandle,
     baseline: Mutex<Baseline>,
     shown: Mutex<Shown>,
+    /// All layers of policy, once there are any.
+    layers: OnceLock<Arc<Mutex<Layers>>>,
     drain_inbound: Notify,
     /// When the inbound side began to leave.
     leaving_since: OnceLock<Instant>,
@@ -121,6 +124,7 @@ impl State {
             log,
             baseline: Mutex::new(Baseline { documents, loaded: now, refused: None }),
             shown: Mutex::new(Shown::new()),
+            layers: OnceLock::new(),
             drain_inbound: Notify::new(),
             leaving_since: OnceLock::new(),
         }

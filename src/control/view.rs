@@ -1,6 +1,9 @@
 //! What the admin interface shows of the control side, and lets be done to it.
 
-use std::time::{Instant, SystemTime};
+use std::{
+    sync::PoisonError,
+    time::{Instant, SystemTime},
+};
 
 use serde_json::{Value, json};
 
@@ -65,8 +68,8 @@ impl AdminView for State {
     }
 
     fn policy(&self) -> Value {
-        // A handle, so that nobody waits while it is written out.
-        let documents = self.shown().effective.as_ref().map(|effective| effective.documents.clone());
+        let layers = self.layers.get().map(|layers| layers.lock().unwrap_or_else(PoisonError::into_inner));
+        let documents = layers.map(|layers| layers.documents());
         documents.unwrap_or_else(|| self.baseline().documents.clone()).to_json()
     }
 

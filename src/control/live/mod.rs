@@ -10,7 +10,7 @@ mod view;
 
 use std::{
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -52,7 +52,8 @@ pub type Probe = Box<dyn Fn(&Path, PemKind) -> Result<(), String>>;
 pub(super) struct Live {
     state: Arc<State>,
     identity: Identity,
-    layers: Layers,
+    /// Shared with the admin interface, which asks now and then what the documents are; on one thread.
+    layers: Arc<Mutex<Layers>>,
     guard: Guard,
     probe: Probe,
     cache: Option<Writer>,
@@ -70,6 +71,7 @@ impl Live {
         let identity = Identity { service: bootstrap.service.clone(), instance: bootstrap.instance.clone() };
         let now = Timestamp::now();
         let layers = Layers::new(&identity, Baseline::new(file), World { now, probe: &probe });
+        let layers = state.layers.get_or_init(|| Arc::new(Mutex::new(layers))).clone();
         Self {
             state: state.clone(),
             guard: Guard::new(&identity),
@@ -84,13 +86,17 @@ impl Live {
         }
     }
 
+    fn layers(&self) -> MutexGuard<'_, Layers> {
+        self.layers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn world(probe: &Probe) -> World<'_> {
         World { now: Timestamp::now(), probe }
     }
 
     /// Takes what a cache kept, before anything of the store: it is in force once it is published.
     fn restore(&mut self, kept: Kept) {
-        self.layers.restore(&kept.items, kept.memory.revision, Self::world(&self.probe));
+        self.layers().restore(&kept.items, kept.memory.revision, Self::world(&self.probe));
         let in_force: Vec<Item> = kept.items;
         self.guard = Guard::restore(&self.identity, in_force, kept.memory);
     }
@@ -109,7 +115,7 @@ impl Live {
             self.state.shown().holdings = self.guard.holdings();
         }
         if let Some(batch) = &outcome.batch {
-            self.layers.change(batch.revision, &batch.changes, Self::world(&self.probe));
+            self.layers().change(batch.revision, &batch.changes, Self::world(&self.probe));
             self.unkept = true;
         }
         match event {
@@ -125,7 +131,7 @@ impl Live {
 
     /// Puts another file beneath the live layers.
     pub(super) fn rebase(&mut self, file: &File) -> Result<Outcome, CompileError> {
-        self.layers.rebase(Baseline::new(file), Self::world(&self.probe));
+        self.layers().rebase(Baseline::new(file), Self::world(&self.probe));
         self.publish(Instant::now(), None)
     }
 
@@ -138,10 +144,10 @@ impl Live {
         let retry = self.tried.elapsed() >= RETRY;
         if retry {
             self.tried = Instant::now();
-            self.layers.retry(Self::world(&self.probe));
+            self.layers().retry(Self::world(&self.probe));
         }
         if jumped_back || expired || retry && self.state.shown().is_troubled() {
-            self.layers.tick(Self::world(&self.probe));
+            self.layers().tick(Self::world(&self.probe));
             drop(self.publish(Instant::now(), None));
             self.unkept = true;
         }
@@ -159,7 +165,7 @@ impl Live {
     fn keep(&mut self) {
         let Some(cache) = &self.cache else { return };
         if std::mem::take(&mut self.unkept) {
-            let (items, memory) = (self.layers.last_good(), self.guard.memory().clone());
+            let (items, memory) = (self.layers().last_good(), self.guard.memory().clone());
             cache.give(Arc::new(Kept { identity: self.identity.clone(), items, memory }));
         }
         self.state.shown().cache = Some(cache.status());
@@ -175,7 +181,7 @@ impl Live {
 
     /// Puts in force what the layers make of everything. `since` is when the news came.
     fn publish(&mut self, since: Instant, source: Option<PolicySource>) -> Result<Outcome, CompileError> {
-        let effective = self.layers.effective();
+        let effective = self.layers().effective();
         self.next_expiry = effective.next_expiry;
         let metrics = &self.state.shared.telemetry.metrics;
         for kind in PolicyKind::ALL.iter().filter(|kind| **kind != PolicyKind::File) {
