@@ -175,9 +175,10 @@ fn a_cut_in_the_middle_of_a_burst_loses_nothing(version: Version) {
         }
     }
     follower.reaches(last);
+    let history = writer.history(last);
     follower.told(|told| {
         assert_eq!(told.reads, [ReadCause::Start]);
-        assert_eq!(told.state, writer.history(last));
+        assert_eq!(told.state, history);
     });
     follower.check(&writer, 0);
 }

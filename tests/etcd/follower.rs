@@ -164,6 +164,7 @@ impl Told {
             }
             Event::Connected { endpoint } => self.connected.push(endpoint),
             Event::Disconnected { cause, error } => self.lost.push((cause, error)),
+            Event::Faults { .. } => panic!("a directory's, not etcd's"),
         }
     }
 }
