@@ -6,7 +6,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use rustix::net::{RecvFlags, recv};
@@ -111,6 +111,32 @@ impl Stream {
             Self::Plain(tcp) => tcp.take_error(),
             Self::Unix(unix) => unix.take_error(),
             Self::Tls(tls) => tls.get_ref().0.take_error(),
+        }
+    }
+}
+
+impl Stream {
+    /// Whether nothing has come, not even the end, as far as the runtime knows: no system call is made while that is so.
+    /// What comes under TLS beside data (tickets) is taken.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        let mut byte = [0];
+        let tried = match self {
+            Self::Plain(tcp) => tcp.try_read(&mut byte),
+            Self::Unix(unix) => unix.try_read(&mut byte),
+            Self::Tls(tls) => {
+                let mut cx = Context::from_waker(Waker::noop());
+                return Pin::new(tls).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending();
+            }
+        };
+        tried.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Ready when there may be something to read. Under TLS it always is.
+    pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(tcp) => tcp.poll_read_ready(cx),
+            Self::Unix(unix) => unix.poll_read_ready(cx),
+            Self::Tls(_) => Poll::Ready(Ok(())),
         }
     }
 }

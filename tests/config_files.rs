@@ -6,7 +6,9 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use serde_json::Value as Json;
-use weir::config::{Code, Env, HostFacts, Kind, Loaded, Name, PemKind, Severity, load, schema};
+use weir::config::{
+    Code, Env, HostFacts, Kind, Loaded, Name, PemKind, Severity, bootstrap::StoreSource, load, schema,
+};
 
 const MINIMAL: &str = include_str!("../config/minimal.yaml");
 const ANNOTATED: &str = include_str!("../config/weir.yaml");
@@ -195,7 +197,123 @@ const BAD: &[Bad] = &[
     bad("", "listeners: { in: { listen: 1.2.3.4:80 } }\n", Code::Missing, (1, 1), "`service` is missing"),
     bad("", "service: s\n", Code::Missing, (1, 1), "`listeners` is missing"),
     bad(TOP, "servce: t\n", Code::UnknownField, (3, 1), "no field `servce`"),
-    bad(TOP, "store: { directory: live }\n", Code::LaterVersion, (3, 1), "`store` is known"),
+    // the store
+    bad(TOP, "store: live\n", Code::WrongType, (3, 8), "expected a map (store)"),
+    deep(TOP, "store: {}\n", Code::Missing, (3, 8), "`etcd` or `directory` is missing"),
+    deep(
+        TOP,
+        "store: { etcd: { endpoints: [http://a] }, directory: live }\n",
+        Code::Conflict,
+        (3, 54),
+        "exclude each other",
+    ),
+    bad(TOP, "store: { etcd: 'http://a' }\n", Code::WrongType, (3, 16), "expected a map (etcd)"),
+    bad(TOP, "store: { etcd: {} }\n", Code::Missing, (3, 10), "`endpoints` is missing"),
+    bad(TOP, "store: { etcd: { endpoints: [] } }\n", Code::TooFew, (3, 29), "at least 1"),
+    bad(
+        TOP,
+        "store: { etcd: { endpoints: ['a:2379'] } }\n",
+        Code::BadAddress,
+        (3, 30),
+        "`a:2379` is not a member of etcd",
+    ),
+    bad(
+        TOP,
+        "store: { etcd: { endpoints: ['http://u:p@a:2379'] } }\n",
+        Code::BadAddress,
+        (3, 30),
+        "not a member of etcd",
+    ),
+    bad(
+        TOP,
+        "store: { etcd: { endpoints: ['http://a:2379/weir'] } }\n",
+        Code::BadAddress,
+        (3, 30),
+        "not a member of etcd",
+    ),
+    bad(TOP, "store: { etcd: { endpoints: ['http://a:0'] } }\n", Code::BadAddress, (3, 30), "not a member"),
+    deep(
+        TOP,
+        "store: { etcd: { endpoints: ['http://a', 'http://a:2379'] } }\n",
+        Code::Duplicate,
+        (3, 42),
+        "http://a:2379 stands here twice",
+    ),
+    deep(
+        TOP,
+        "store: { etcd: { endpoints: ['http://a', 'https://b'] } }\n",
+        Code::Inconsistent,
+        (3, 42),
+        "side by side",
+    ),
+    deep(
+        TOP,
+        "store: { etcd: { endpoints: ['http://a'], tls: {} } }\n",
+        Code::Inconsistent,
+        (3, 48),
+        "`tls` while the endpoints are `http://`",
+    ),
+    deep(
+        TOP,
+        "store: { etcd: { endpoints: ['https://a'], tls: { cert: c } } }\n",
+        Code::Incomplete,
+        (3, 57),
+        "`cert` without its `key`",
+    ),
+    bad(
+        TOP,
+        "store: { etcd: { endpoints: ['http://a'], root: weir } }\n",
+        Code::BadValue,
+        (3, 49),
+        "not a prefix of keys",
+    ),
+    bad(
+        TOP,
+        "store: { etcd: { endpoints: ['http://a'], root: /weir/ } }\n",
+        Code::BadValue,
+        (3, 49),
+        "not a prefix of keys",
+    ),
+    deep(
+        TOP,
+        "store: { etcd: { endpoints: ['http://a'], user: u } }\n",
+        Code::Incomplete,
+        (3, 49),
+        "`user` without `password_file`",
+    ),
+    deep(
+        TOP,
+        "store: { etcd: { endpoints: ['http://a'], user: u, password_file: none/p } }\n",
+        Code::BadFile,
+        (3, 67),
+        "No such file",
+    ),
+    bad(TOP, "store: { directory: '' }\n", Code::BadValue, (3, 21), "not the path of a file"),
+    bad(TOP, "store: { directory: {} }\n", Code::Missing, (3, 10), "`path` is missing"),
+    deep(
+        TOP,
+        "store: { directory: { path: live, interval: 2m } }\n",
+        Code::OutOfBounds,
+        (3, 45),
+        "`2m` is out of bounds",
+    ),
+    bad(TOP, "store: { directory: live, cache: /tmp/ }\n", Code::BadValue, (3, 34), "a folder"),
+    bad(TOP, "store: { directory: live, boot_wait: soon }\n", Code::BadValue, (3, 38), "not a duration"),
+    deep(TOP, "store: { directory: live, presence: on }\n", Code::Conflict, (3, 37), "no `presence`"),
+    bad(
+        TOP,
+        "store: { etcd: { endpoints: ['http://a'] }, presence: sometimes }\n",
+        Code::WrongType,
+        (3, 55),
+        "`on`, `off` or a map",
+    ),
+    deep(
+        TOP,
+        "store: { etcd: { endpoints: ['http://a'] }, presence: { interval: 500ms } }\n",
+        Code::OutOfBounds,
+        (3, 67),
+        "`500ms` is out of bounds",
+    ),
     bad(TOP, "zone: [a]\n", Code::WrongType, (3, 1), "expected a name, found a list"),
     bad(TOP, "zone: a b\n", Code::BadName, (3, 7), "`a b` is not a name"),
     bad(TOP, "admin: on\n", Code::WrongType, (3, 8), "expected a map or `off`"),
@@ -925,6 +1043,39 @@ fn faults_are_shown_as_rustc_shows_them_and_as_json() {
     assert_eq!((&fault["line"], &fault["column"], &fault["end_column"]), (&7.into(), &26.into(), &32.into()));
     assert_eq!(fault["path"], "policy.routes.in.timeot");
     assert!(fault["help"].as_str().unwrap().contains("`timeout`"));
+}
+
+#[test]
+fn the_store_has_the_defaults_of_its_kind() {
+    let store = |text: &str| {
+        let loaded = load_text(format!("{TOP}store: {text}\n").as_bytes());
+        loaded
+            .file
+            .as_ref()
+            .unwrap_or_else(|| panic!("{}", loaded.render(false)))
+            .bootstrap
+            .store
+            .clone()
+            .unwrap()
+    };
+    let etcd = store("{ etcd: { endpoints: [https://a, 'https://[::1]:2380'] } }");
+    assert_eq!(etcd.cache.as_deref(), Some(Path::new("/var/lib/weir/policy.cache")));
+    assert_eq!((etcd.boot_wait.as_secs(), etcd.presence.map(|most| most.as_secs())), (3, Some(10)));
+    let StoreSource::Etcd(source) = &etcd.source else { panic!("{etcd:?}") };
+    let shown: Vec<_> = source.endpoints.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["https://a:2379", "https://[::1]:2380"]);
+    assert_eq!((&*source.root, source.tls.is_some(), &source.credentials), ("/weir", true, &None));
+
+    let plain =
+        store("{ etcd: { endpoints: ['http://a/'], root: / }, boot_wait: 0, cache: off, presence: off }");
+    let StoreSource::Etcd(source) = &plain.source else { panic!("{plain:?}") };
+    assert_eq!((&*source.root, source.tls.is_some(), source.endpoints.len()), ("", false, 1));
+    assert_eq!((plain.boot_wait.as_secs(), &plain.cache, plain.presence), (0, &None, None));
+
+    let directory = store("{ directory: ./live }");
+    assert_eq!((&directory.cache, directory.presence), (&None, None));
+    let StoreSource::Directory(source) = &directory.source else { panic!("{directory:?}") };
+    assert_eq!((source.path.to_str(), source.interval.as_millis()), (Some("./live"), 250));
 }
 
 // ---- what nothing may do

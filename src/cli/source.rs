@@ -66,7 +66,7 @@ pub fn host_facts() -> HostFacts {
     }
 }
 
-/// What is wrong with a PEM file.
+/// What is wrong with a file that the configuration names.
 fn probe(path: &Path, kind: PemKind) -> Result<(), String> {
     let wrong = |error: rustls_pki_types::pem::Error| match error {
         rustls_pki_types::pem::Error::Io(error) => error.to_string(),
@@ -74,6 +74,7 @@ fn probe(path: &Path, kind: PemKind) -> Result<(), String> {
         error => error.to_string(),
     };
     match kind {
+        PemKind::Password => password(path),
         PemKind::Key => PrivateKeyDer::from_pem_file(path).map(|_| ()).map_err(wrong),
         PemKind::Certificates => {
             let mut count = 0_usize;
@@ -86,10 +87,27 @@ fn probe(path: &Path, kind: PemKind) -> Result<(), String> {
     }
 }
 
+/// What is wrong with the file of a password.
+fn password(path: &Path) -> Result<(), String> {
+    const MOST: u64 = 4096;
+    let mut text = Vec::new();
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    file.take(MOST + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
+    if text.len() as u64 > MOST {
+        return Err(format!("the file has more than {MOST} bytes: that is no password"));
+    }
+    match std::str::from_utf8(&text) {
+        Ok(text) if text.trim_end().is_empty() => Err(nothing(PemKind::Password).to_owned()),
+        Ok(_) => Ok(()),
+        Err(_) => Err("the file is not UTF-8".to_owned()),
+    }
+}
+
 fn nothing(kind: PemKind) -> &'static str {
     match kind {
         PemKind::Certificates => "the file holds no certificate in PEM form",
         PemKind::Key => "the file holds no private key in PEM form",
+        PemKind::Password => "the file holds no password",
     }
 }
 
@@ -108,6 +126,10 @@ mod tests {
         assert_eq!(probe(&key, PemKind::Key), Ok(()));
         assert!(probe(&key, PemKind::Certificates).unwrap_err().contains("no certificate"));
         assert!(probe(&cert, PemKind::Key).unwrap_err().contains("no private key"));
+        assert_eq!(probe(&key, PemKind::Password), Ok(()));
+        let empty = folder.path().join("empty");
+        std::fs::write(&empty, "\n").unwrap();
+        assert!(probe(&empty, PemKind::Password).unwrap_err().contains("no password"));
         assert!(probe(&folder.path().join("none"), PemKind::Key).unwrap_err().contains("No such file"));
     }
 

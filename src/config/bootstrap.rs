@@ -11,7 +11,10 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{Name, policy::EndpointAddress};
+use super::{
+    Name,
+    policy::{ClientTls, EndpointAddress},
+};
 
 /// Everything in the file that only a restart changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub struct Bootstrap {
     pub log: Log,
     /// How the process leaves.
     pub drain: Drain,
+    /// Where live policy comes from; `None` = the file is all there is.
+    pub store: Option<Store>,
     /// The listeners, by name; at least one.
     pub listeners: BTreeMap<Name, Listener>,
     /// What limits with `share: redis` count in.
@@ -163,6 +168,81 @@ impl Default for Drain {
     fn default() -> Self {
         Self { delay: Duration::from_secs(5), grace: Duration::from_secs(25) }
     }
+}
+
+/// Where live policy comes from, and what is done with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// The store.
+    pub source: StoreSource,
+    /// How long a start waits for it; then the cache holds, then the baseline. Default 3 s; 0 = not at all.
+    pub boot_wait: Duration,
+    /// The file that keeps the last good overlays; `None` = none. Default with etcd: `/var/lib/weir/policy.cache`; with
+    /// a directory none: it is there when Weir starts, and two directories that are tried one after the other would
+    /// look like one store that was exchanged.
+    pub cache: Option<PathBuf>,
+    /// The shortest time between two writes of `pods/<service>/<instance>`; `None` = nothing is written. Default with
+    /// etcd 10 s, at least 1 s; none with a directory.
+    pub presence: Option<Duration>,
+}
+
+/// The kinds of store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreSource {
+    /// An etcd cluster.
+    Etcd(Etcd),
+    /// A directory.
+    Directory(Directory),
+}
+
+/// An etcd cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Etcd {
+    /// Its members, as written; at least one, each once, all with TLS or none.
+    pub endpoints: Vec<EtcdEndpoint>,
+    /// What all keys begin with: empty, or `/weir` (the default) and the like; never with a slash at its end.
+    pub root: Arc<str>,
+    /// The user; `None` = no authentication by name.
+    pub credentials: Option<Credentials>,
+    /// TLS; `None` exactly when the endpoints are `http://`.
+    pub tls: Option<ClientTls>,
+    /// Bound on one connect to a member, TLS included. Default 2 s.
+    pub connect_timeout: Duration,
+    /// Bound on one request. Default 5 s.
+    pub request_timeout: Duration,
+}
+
+/// A member of an etcd cluster. Shown as it would be written: `https://10.0.0.1:2379`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EtcdEndpoint {
+    /// Whether it is spoken to under TLS.
+    pub tls: bool,
+    /// Where it is: an address or a name, never a unix socket.
+    pub address: EndpointAddress,
+}
+
+impl std::fmt::Display for EtcdEndpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}://{}", if self.tls { "https" } else { "http" }, self.address)
+    }
+}
+
+/// Who to be for etcd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user's name.
+    pub user: Arc<str>,
+    /// The file that holds the password; white space at its end does not count.
+    pub password_file: PathBuf,
+}
+
+/// A directory that holds live policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directory {
+    /// Its path. It may be missing, and come later.
+    pub path: PathBuf,
+    /// How often it is read. Default 250 ms; 10 ms to 1 m.
+    pub interval: Duration,
 }
 
 /// An address on which Weir accepts connections.

@@ -27,13 +27,15 @@ pub struct Env<'a> {
     pub probe: &'a dyn Fn(&Path, PemKind) -> Result<(), String>,
 }
 
-/// What a PEM file must hold.
+/// What a file that the configuration names must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PemKind {
     /// At least one certificate.
     Certificates,
     /// A private key.
     Key,
+    /// A password: some text, and not much of it.
+    Password,
 }
 
 /// A file without errors.

@@ -126,6 +126,9 @@ pub(crate) struct Streaming {
     sent: usize,
     /// Which attempt it is for: when a later one has begun, it yields nothing more.
     attempt: u32,
+    /// What was read first, while it is the only thing that was read.
+    first: Option<Bytes>,
+    begun: bool,
     /// `Expect: 100-continue`: nothing is read from the client before the endpoint asks for it.
     gate: Option<oneshot::Receiver<()>>,
 }
@@ -167,7 +170,21 @@ impl Source {
     pub(crate) fn body(self: &Rc<Self>, gate: Option<oneshot::Receiver<()>>) -> RequestBody {
         let attempt = self.attempt.get() + 1;
         self.attempt.set(attempt);
-        RequestBody::Streaming(Streaming { source: self.clone(), sent: 0, attempt, gate })
+        RequestBody::Streaming(Streaming {
+            source: self.clone(),
+            sent: 0,
+            attempt,
+            first: None,
+            begun: false,
+            gate,
+        })
+    }
+
+    /// Puts `data` before what is to come: it was taken and went nowhere. Where what was taken is kept, it is there.
+    fn unread(&self, data: Bytes) {
+        if !self.replayable.get() {
+            self.kept.borrow_mut().push(data);
+        }
     }
 
     fn keep(&self, data: &Bytes) {
@@ -189,7 +206,7 @@ impl Source {
 #[derive(Debug)]
 pub(crate) enum BodyError {
     /// The other side failed.
-    Stream(hyper::Error),
+    Stream(Box<dyn std::error::Error + Send + Sync>),
     /// Larger than the route takes.
     TooLarge,
     /// Nothing moved for the route's `idle_timeout`, or the client's deadline ran out.
@@ -219,6 +236,15 @@ impl std::fmt::Display for BodyError {
 }
 
 impl std::error::Error for BodyError {}
+
+impl RequestBody {
+    /// Gives back the one piece that was read and not sent, for the next attempt.
+    pub(crate) fn unread(&self) {
+        if let Self::Streaming(Streaming { source, first: Some(first), .. }) = self {
+            source.unread(first.clone());
+        }
+    }
+}
 
 impl Body for RequestBody {
     type Data = Bytes;
@@ -271,12 +297,13 @@ impl Streaming {
         }
         let polled = Pin::new(&mut *source.incoming.borrow_mut()).poll_frame(cx);
         source.flow.owed.set(polled.is_pending());
+        self.first = None;
         let mut frame = match ready!(polled) {
             None => return Poll::Ready(None),
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 source.flow.fault.set(Some(UploadFault::ClientGone));
-                return Poll::Ready(Some(Err(BodyError::Stream(error))));
+                return Poll::Ready(Some(Err(BodyError::Stream(error.into()))));
             }
         };
         if let Some(data) = frame.data_ref() {
@@ -288,7 +315,10 @@ impl Streaming {
             source.keep(data);
             if source.replayable() {
                 self.sent += 1;
+            } else if !self.begun {
+                self.first = Some(data.clone());
             }
+            self.begun = true;
         } else {
             if let Some(trailers) = frame.trailers_mut() {
                 hygiene::clean_trailers(trailers);

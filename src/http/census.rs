@@ -89,6 +89,7 @@ fields! {
     X_FORWARDED_PROTO 24 "x-forwarded-proto"
     X_FORWARDED_HOST 25 "x-forwarded-host"
     DATE 26 "date"
+    X_WEIR_ATTEMPT 27 "x-weir-attempt"
 }
 
 /// All that concern one connection only ([`super::hygiene::is_hop_by_hop`]), and `TE`, which has a rule of its own.

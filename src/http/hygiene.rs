@@ -242,7 +242,7 @@ fn claims_trust(name: &str) -> bool {
 }
 
 /// The members of a comma-separated field over all its lines (RFC 9110 §5.6.1), trimmed, without empty ones.
-pub(super) fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+pub(crate) fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers
         .get_all(name)
         .iter()

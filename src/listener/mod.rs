@@ -22,7 +22,6 @@ use std::sync::{
 pub(crate) use accept::{accept, serve};
 pub(crate) use connection::{Connection, Signal};
 pub(crate) use refusal::Refusals;
-pub(crate) use state::ConnState;
 pub use tls::{Fingerprint, ReloadingTls};
 
 use crate::{

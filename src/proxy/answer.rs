@@ -157,7 +157,8 @@ enum BodySource {
 /// The body of an endpoint's answer, and what has to be kept while it comes.
 #[derive(Debug)]
 pub(super) struct StreamingBody {
-    incoming: Incoming,
+    /// Of HTTP/2; over HTTP/1 it is read from the lease.
+    incoming: Option<Incoming>,
     lease: Option<Lease>,
     /// Keeps a body that nobody asked for from being read until the answer is whole.
     unasked: Option<oneshot::Sender<()>>,
@@ -194,7 +195,7 @@ impl ResponseBody {
     /// Closes the books when the last byte has come.
     fn settle_if_done(&mut self) {
         let BodySource::Streaming(body) = &mut self.source else { return };
-        if body.incoming.is_end_stream() {
+        if body.is_over() {
             self.complete();
         }
     }
@@ -234,7 +235,7 @@ impl ResponseBody {
         let (BodySource::Streaming(body), Some(exchange)) = (&mut self.source, &mut self.exchange) else {
             return Poll::Ready(None);
         };
-        let frame = match Pin::new(&mut body.incoming).poll_frame(cx) {
+        let frame = match body.poll_next(cx) {
             Poll::Pending => {
                 if body.poll_stalled(cx, exchange).is_pending() {
                     return Poll::Pending;
@@ -251,7 +252,7 @@ impl ResponseBody {
             }
             Some(Err(error)) => {
                 self.settle(Ended::UpstreamReset);
-                Poll::Ready(Some(Err(BodyError::Stream(error))))
+                Poll::Ready(Some(Err(error)))
             }
             Some(Ok(mut frame)) => {
                 if let Some(data) = frame.data_ref() {
@@ -259,7 +260,7 @@ impl ResponseBody {
                         self.settle(Ended::UpstreamReset);
                         return Poll::Ready(Some(Err(BodyError::Unexpected)));
                     }
-                    let last = body.incoming.is_end_stream();
+                    let last = body.is_over();
                     // When the last byte moved is of no interest any more.
                     exchange.flow().answered(data.len(), !last);
                     if last {
@@ -279,7 +280,7 @@ impl ResponseBody {
 
 impl StreamingBody {
     /// The body of an answer with `status`, which comes by `lease`.
-    pub(super) fn new(incoming: Incoming, lease: Lease, status: StatusCode) -> Box<Self> {
+    pub(super) fn new(incoming: Option<Incoming>, lease: Lease, status: StatusCode) -> Box<Self> {
         let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         Box::new(Self { incoming, lease: Some(lease), unasked: None, bodiless, stalled: None, whole: false })
     }
@@ -287,6 +288,35 @@ impl StreamingBody {
     /// Has the client's body, which nobody asked for, held back until the answer is whole.
     pub(super) fn hold(&mut self, unasked: Option<oneshot::Sender<()>>) {
         self.unasked = unasked;
+    }
+
+    /// The next piece of it.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match (&mut self.incoming, &mut self.lease) {
+            (Some(incoming), _) => {
+                Pin::new(incoming).poll_frame(cx).map_err(|error| BodyError::Stream(error.into()))
+            }
+            (None, Some(lease)) => lease.poll_frame(cx).map_err(|error| BodyError::Stream(error.into())),
+            (None, None) => Poll::Ready(None),
+        }
+    }
+
+    /// Whether nothing of it is to come.
+    fn is_over(&self) -> bool {
+        match (&self.incoming, &self.lease) {
+            _ if self.whole => true,
+            (Some(incoming), _) => incoming.is_end_stream(),
+            (None, Some(lease)) => lease.is_over(),
+            (None, None) => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match (&self.incoming, &self.lease) {
+            (Some(incoming), _) => incoming.size_hint(),
+            (None, Some(lease)) => lease.left().map_or_else(SizeHint::new, SizeHint::with_exact),
+            (None, None) => SizeHint::with_exact(0),
+        }
     }
 
     /// Ready when the exchange has been still for too long, or its client's deadline is over.
@@ -335,14 +365,14 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             BodySource::Whole(body) => body.is_none(),
-            BodySource::Streaming(body) => body.whole || body.incoming.is_end_stream(),
+            BodySource::Streaming(body) => body.is_over(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             BodySource::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, Bytes::len) as u64),
-            BodySource::Streaming(body) => body.incoming.size_hint(),
+            BodySource::Streaming(body) => body.size_hint(),
         }
     }
 }

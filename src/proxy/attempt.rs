@@ -1,28 +1,29 @@
 //! Sending a request: pick, connect, send, and once more where that is safe.
 
 use std::{
+    rc::Rc,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use ::http::{HeaderMap, Method, Response, StatusCode, Version, response::Parts};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tokio::sync::oneshot;
 
 use super::{
     answer::StreamingBody,
     exchange::Exchange,
-    outgoing::{Outgoing, To},
-    tunnel::Tunnel,
+    outgoing::Outgoing,
+    tunnel::{Far, Tunnel},
 };
 use crate::{
     config::policy,
     error::{ProxyError, Reason},
-    http::{body::UploadFault, census::Census, framing, http2, interim, upgrade},
-    listener::ConnState,
-    snapshot::{Candidate, LocalUpstream, Upstream},
+    http::{body::UploadFault, census::Census, framing, http2, interim, upgrade, wire},
+    listener::Connection,
+    snapshot::{LocalUpstream, Upstream},
     telemetry::Outcome,
-    upstream::{CheckoutError, ConnectError, Failure, Lane, Lease, Listen},
+    upstream::{CheckoutError, ConnectError, Failure, Lease, Listen},
 };
 
 /// How long a client that asked to be asked for its body waits for the endpoint to do so. RFC 9110 §10.1.1 lets a
@@ -52,13 +53,16 @@ pub(super) async fn send(
     let mut picked = None;
     loop {
         // A replay stays where it was: the connection was at fault, not the endpoint.
-        let (index, candidate) = match picked {
-            Some(candidate) => candidate,
+        let index = match picked {
+            Some(index) => index,
             None => *picked.insert(pick(exchange, upstream)?),
         };
         let fresh = exchange.attempts() > 0;
         let now = exchange.attempt_begins(upstream, index);
-        let lane = lane(exchange, upstream, candidate, outgoing);
+        let pools = &exchange.connection().worker.pools;
+        let Some(lane) = upstream.lane(pools, index, outgoing.want(exchange)) else {
+            return Err(ProxyError::new(Reason::NoHealthyEndpoint).by(upstream.name()));
+        };
         let mut lease = match lane.checkout(now, fresh).await {
             Ok(lease) => lease,
             Err(error) => return Err(not_connected(exchange, upstream, &error)),
@@ -69,13 +73,21 @@ pub(super) async fn send(
         if outgoing.upgrade.is_some() && !lease.takes_upgrades() {
             return Err(no_upgrades(exchange, upstream, lease));
         }
-        let to = To { http2: lease.is_http2(), secure: lane.secure() };
-        let keep = may_replay && outgoing.repeatable(exchange);
         let asked = gate.as_mut().and_then(|gate| gate.asked.take());
-        let request = outgoing.request(exchange, to, keep, asked)?;
-        match lease.send(request, keep, listener(exchange, gate.as_ref())).await {
-            Ok(response) => {
-                let mut answer = answer(exchange, outgoing, response, lease, upstream)?;
+        let sent = if lease.is_http2() {
+            let keep = may_replay && outgoing.repeatable(exchange);
+            let request = outgoing.request(exchange, lane.secure(), keep, asked)?;
+            lease.send_http2(request).await.map(Came::by_http2)
+        } else {
+            let body = outgoing.body(asked);
+            outgoing.head(exchange).with(|head| lease.begin_http1(head, body));
+            let connection = exchange.connection().clone();
+            let hears = Hears { connection, gate: gate.as_ref().map(|gate| gate.ask.clone()) };
+            lease.answer_http1(&hears).await.map(Came::by_http1)
+        };
+        match sent {
+            Ok(came) => {
+                let mut answer = answer(exchange, outgoing, came, lease, upstream)?;
                 answer.body.hold(gate.and_then(|gate| gate.take()));
                 return Ok(answer);
             }
@@ -83,14 +95,34 @@ pub(super) async fn send(
                 let upload = exchange.flow().fault();
                 // What the client did with its body says nothing of the endpoint.
                 exchange.attempt_ends(if upload.is_some() { Outcome::Cancelled } else { Outcome::Reset });
-                match again(exchange, outgoing, &lease, &mut failure) {
-                    Some(headers) if upload.is_none() && may_replay => {
-                        Outgoing::take_back(exchange, headers);
-                    }
-                    _ => return Err(not_answered(exchange, upstream, &failure)),
+                if upload.is_some() || !may_replay || !again(exchange, outgoing, &lease, &mut failure) {
+                    return Err(not_answered(exchange, upstream, &failure));
                 }
             }
         }
+    }
+}
+
+/// The head of an answer, and how its body comes.
+struct Came {
+    head: Parts,
+    has: Census,
+    /// `None` = by the lease's own connection.
+    body: Option<Incoming>,
+    /// The stream of an extended `CONNECT`.
+    switch: Option<OnUpgrade>,
+}
+
+impl Came {
+    fn by_http1(head: wire::Head) -> Self {
+        Self { head: head.parts, has: head.has, body: None, switch: None }
+    }
+
+    fn by_http2(mut response: Response<Incoming>) -> Self {
+        let has = Census::of(response.headers());
+        let switch = response.extensions_mut().remove::<OnUpgrade>();
+        let (head, body) = response.into_parts();
+        Self { head, has, body: Some(body), switch }
     }
 }
 
@@ -102,40 +134,32 @@ fn no_upgrades(exchange: &mut Exchange, upstream: &Upstream, lease: Lease) -> Pr
     ProxyError::new(Reason::UpstreamProtocol).by(upstream.name()).because(what)
 }
 
-/// The fields of a request that may be sent again: not a byte of it went out, or it does no harm to have it twice and
-/// the connection died under it. `None` where that is not so, or nothing is left of it.
-fn again(
-    exchange: &mut Exchange,
-    outgoing: &Outgoing,
-    lease: &Lease,
-    failure: &mut Failure,
-) -> Option<HeaderMap> {
+/// Whether a request may be sent again: not a byte of it went out, or it does no harm to have it twice and the
+/// connection died under it. Brings its head back to where it was.
+fn again(exchange: &mut Exchange, outgoing: &Outgoing, lease: &Lease, failure: &mut Failure) -> bool {
     match failure {
-        Failure::NotSent(request, _) => Some(std::mem::take(request.headers_mut())),
-        Failure::MaybeSent(_) if !outgoing.repeatable(exchange) || !failure.connection_died() => None,
-        Failure::MaybeSent(_) if lease.is_http2() => Some(std::mem::take(&mut exchange.parts.headers)),
-        Failure::MaybeSent(_) => lease.written(),
+        Failure::NotSent(Some(request), _) => {
+            Outgoing::take_back(exchange, std::mem::take(request.headers_mut()));
+            true
+        }
+        Failure::NotSent(None, _) => true,
+        Failure::MaybeSent(_) if !outgoing.repeatable(exchange) || !failure.connection_died() => false,
+        Failure::MaybeSent(_) => {
+            if lease.is_http2() {
+                let kept = std::mem::take(&mut exchange.parts.headers);
+                Outgoing::take_back(exchange, kept);
+            }
+            true
+        }
     }
 }
 
-/// One of the upstream's candidates, and its place among them.
-fn pick<'a>(exchange: &Exchange, upstream: &'a Upstream) -> Result<(usize, &'a Candidate), ProxyError> {
+/// One of the upstream's candidates: its place among them.
+fn pick(exchange: &Exchange, upstream: &Upstream) -> Result<usize, ProxyError> {
     let candidates = &upstream.candidates;
     let load = |i: usize| candidates.get(i).map_or(u32::MAX, |candidate| candidate.endpoint.in_flight());
     let picked = exchange.connection().worker.rng(|rng| upstream.balancer.pick(rng, load, |_| false));
-    picked
-        .and_then(|i| Some((i, candidates.get(i)?)))
-        .ok_or_else(|| ProxyError::new(Reason::NoHealthyEndpoint).by(upstream.name()))
-}
-
-fn lane(
-    exchange: &Exchange,
-    upstream: &Upstream,
-    candidate: &Candidate,
-    outgoing: &Outgoing,
-) -> std::rc::Rc<Lane> {
-    let worker = &exchange.connection().worker;
-    exchange.view().lane(&worker.pools, upstream, candidate, outgoing.want(exchange))
+    picked.ok_or_else(|| ProxyError::new(Reason::NoHealthyEndpoint).by(upstream.name()))
 }
 
 /// Holds back the body of a request whose client waits to be asked for it.
@@ -175,38 +199,20 @@ fn open(gate: &Mutex<Option<oneshot::Sender<()>>>) {
 }
 
 /// Who hears of interim answers: the client, where it understands them, and the gate before its body.
-fn listener(exchange: &Exchange, gate: Option<&Gate>) -> Option<Arc<dyn Listen>> {
-    let connection = exchange.connection();
-    let client = connection.interim_allowed().then(|| connection.state.clone())?;
-    Some(match gate {
-        None => client,
-        Some(gate) => Arc::new(Waiting { client, gate: gate.ask.clone() }),
-    })
+struct Hears {
+    connection: Rc<Connection>,
+    gate: Option<Opener>,
 }
 
-/// A client that waits to be asked for its body.
-#[derive(Debug)]
-struct Waiting {
-    client: Arc<ConnState>,
-    gate: Opener,
-}
-
-impl Listen for Waiting {
-    fn hear(&self, status: StatusCode, headers: &HeaderMap) {
-        if status == StatusCode::CONTINUE {
-            // hyper asks the client when it is asked for the body, so this opens the gate and sends nothing.
-            open(&self.gate);
-        } else {
-            self.client.hear(status, headers);
-        }
-    }
-}
-
-/// Passes interim answers on to the client as they come, but for `100 Continue`, which it did not ask for.
-impl Listen for ConnState {
+impl Listen for Hears {
     fn hear(&self, status: StatusCode, headers: &HeaderMap) {
         if status != StatusCode::CONTINUE {
-            self.send_interim(&interim::encode(status, headers));
+            if self.connection.interim_allowed() {
+                self.connection.state.send_interim(&interim::encode(status, headers));
+            }
+        } else if let Some(gate) = &self.gate {
+            // hyper asks the client when it is asked for the body, so this opens the gate and sends nothing.
+            open(gate);
         }
     }
 }
@@ -215,66 +221,63 @@ impl Listen for ConnState {
 fn answer(
     exchange: &mut Exchange,
     outgoing: &mut Outgoing,
-    mut response: Response<Incoming>,
-    lease: Lease,
+    came: Came,
+    mut lease: Lease,
     upstream: &Upstream,
 ) -> Result<Answer, ProxyError> {
     let broken = |exchange: &mut Exchange, what: &dyn std::fmt::Display| {
         exchange.attempt_ends(Outcome::ProtocolError);
         ProxyError::new(Reason::UpstreamProtocol).by(upstream.name()).because(what)
     };
-    let has = Census::of(response.headers());
-    if let Err(error) = check_head(&response, has, &upstream.config) {
+    let Came { mut head, has, body, switch } = came;
+    let by_http2 = body.is_some();
+    if by_http2 && let Err(error) = check_head(&head, has, &upstream.config) {
         return Err(broken(exchange, &*error));
     }
     let asked = outgoing.upgrade.as_ref().map(|(protocol, _)| protocol);
-    let by_connect = asked.is_some() && lease.is_http2();
+    let by_connect = asked.is_some() && by_http2;
     let accepted = if by_connect {
-        upgrade::accepted_connect(asked, response.status())
+        upgrade::accepted_connect(asked, head.status)
     } else {
-        upgrade::accepted(asked, response.status(), response.headers())
+        upgrade::accepted(asked, head.status, &head.headers)
     };
     let accepted = match accepted {
         Ok(accepted) => accepted,
         Err(error) => return Err(broken(exchange, &error)),
     };
-    exchange.answered(response.status(), has, response.headers());
-    if exchange.method() == Method::CONNECT && accepted.is_none() && response.status().is_success() {
+    exchange.answered(head.status, has, &head.headers);
+    if exchange.method() == Method::CONNECT && accepted.is_none() && head.status.is_success() {
         // To its client any 2xx would say that the tunnel is there (RFC 9110 §9.3.6).
         let what = "the endpoint does not switch protocols";
         return Err(ProxyError::new(Reason::UpstreamProtocol).by(upstream.name()).because(what));
     }
     if by_connect && accepted.is_some() {
-        upgrade::into_switch(response.headers_mut(), outgoing.websocket_key.as_ref());
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        upgrade::into_switch(&mut head.headers, outgoing.websocket_key.as_ref());
+        head.status = StatusCode::SWITCHING_PROTOCOLS;
         exchange.answers(StatusCode::SWITCHING_PROTOCOLS);
     }
     let tunnel = accepted.and_then(|protocol| {
         let (_, client) = outgoing.upgrade.take()?;
-        Some(Box::new(Tunnel { protocol, client, endpoint: hyper::upgrade::on(&mut response) }))
+        let endpoint = match switch {
+            Some(stream) => Far::Stream(stream),
+            None => Far::Connection(lease.take_stream()?),
+        };
+        Some(Box::new(Tunnel { protocol, client, endpoint }))
     });
-    let (head, body) = response.into_parts();
     let body = StreamingBody::new(body, lease, head.status);
     Ok(Answer { head, has, body, tunnel })
 }
 
-/// Holds the head of an answer to the upstream's bounds, and to what HTTP/2 says of fields. HTTP/1 is held to that where
-/// it is read.
+/// Holds the head of an answer over HTTP/2 to the upstream's bounds, and to what HTTP/2 says of fields. One over HTTP/1
+/// is held to all that where it is read.
 fn check_head(
-    response: &Response<Incoming>,
+    head: &Parts,
     has: Census,
     config: &policy::Upstream,
 ) -> Result<(), Box<dyn std::fmt::Display>> {
-    const TOO_LARGE: &str = "the head is larger than max_headers or max_header_bytes";
-    let headers = response.headers();
-    if headers.len() > config.max_headers {
-        return Err(Box::new(TOO_LARGE));
-    }
-    if response.version() != Version::HTTP_2 {
-        return Ok(());
-    }
-    if framing::size_of(headers) > config.max_header_bytes {
-        return Err(Box::new(TOO_LARGE));
+    let headers = &head.headers;
+    if headers.len() > config.max_headers || framing::size_of(headers) > config.max_header_bytes {
+        return Err(Box::new(wire::Refusal::TooLarge));
     }
     framing::check_of(has, Version::HTTP_2, headers).map_err(|error| Box::new(error) as _)?;
     http2::check_fields(headers).map_err(|_| Box::new("a field's value begins or ends with white space") as _)
@@ -307,30 +310,11 @@ pub(super) fn not_connected(
 }
 
 fn not_answered(exchange: &Exchange, upstream: &Upstream, failure: &Failure) -> ProxyError {
-    let (Failure::NotSent(_, error) | Failure::MaybeSent(error)) = failure;
     let reason = match exchange.flow().fault() {
         Some(UploadFault::TooLarge) => Reason::BodyTooLarge,
         Some(UploadFault::ClientGone) => Reason::Malformed,
-        None if error.is_parse() || is_malformed(error) => Reason::UpstreamProtocol,
+        None if failure.is_refusal() => Reason::UpstreamProtocol,
         None => Reason::UpstreamReset,
     };
-    ProxyError::new(reason).by(upstream.name()).because(cause_of(error))
-}
-
-/// Whether h2 refused the answer.
-fn is_malformed(error: &hyper::Error) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
-    source.is_some_and(h2::Error::is_library)
-}
-
-/// An error with its causes, for the log.
-fn cause_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
+    ProxyError::new(reason).by(upstream.name()).because(failure.cause())
 }

@@ -214,7 +214,7 @@ impl Exchange {
         if let Some(passes) = &self.passes {
             return Some(passes.route());
         }
-        self.view.snapshot().routes.get(self.route?)
+        self.view.snapshot().routes.get(self.route?).map(|route| &**route)
     }
 
     /// It passes through although no route matched it.

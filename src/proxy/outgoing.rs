@@ -1,9 +1,9 @@
 //! The request as an endpoint gets it.
 
-use std::rc::Rc;
+use std::{borrow::Cow, rc::Rc};
 
 use ::http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header,
+    HeaderMap, HeaderName, HeaderValue, Method, Version, header,
     uri::{PathAndQuery, Scheme},
 };
 use hyper::{Request, body::Body as _};
@@ -17,11 +17,12 @@ use crate::{
         census, deadline, http2, hygiene, upgrade, uri,
     },
     route::rewrite,
-    upstream::Want,
+    upstream::{RequestHead, Want},
 };
 
 /// The number of the attempt, from 1.
-const X_WEIR_ATTEMPT: HeaderName = HeaderName::from_static("x-weir-attempt");
+const X_WEIR_ATTEMPT: HeaderName = HeaderName::from_static(ATTEMPT);
+const ATTEMPT: &str = "x-weir-attempt";
 
 /// What has to be sent beside the exchange's own head, more than once if need be.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ pub(super) struct Outgoing {
 pub(super) fn prepare(exchange: &mut Exchange, upgrade: Option<Wish>) -> Result<Outgoing, ProxyError> {
     let view = exchange.view().clone();
     let passes = exchange.passes.clone();
-    let matched = exchange.route.and_then(|route| view.snapshot().routes.get(route));
+    let matched = exchange.route.and_then(|route| view.snapshot().routes.get(route)).map(|route| &**route);
     let Some(route) = passes.as_deref().map(Passthrough::route).or(matched) else {
         return Err(ProxyError::new(Reason::Internal).because("no route"));
     };
@@ -143,57 +144,70 @@ impl Outgoing {
             && self.body.as_ref().is_none_or(|body| body.replayable())
     }
 
-    /// The request for one attempt. `keep` makes another one possible: an HTTP/2 connection leaves nothing of a head
-    /// that was sent, so that it gets a copy; an HTTP/1 connection keeps what it wrote.
+    /// What is sent of the body in one attempt.
+    pub(super) fn body(&self, gate: Option<oneshot::Receiver<()>>) -> RequestBody {
+        self.body.as_ref().map_or(RequestBody::Empty, |source| source.body(gate))
+    }
+
+    /// The head for one attempt by HTTP/1. The exchange keeps its own, for another attempt.
+    pub(super) fn head<'a>(&'a self, exchange: &'a mut Exchange) -> Head<'a> {
+        let attempt = exchange.attempts();
+        let own = &mut exchange.parts;
+        if !self.says_host && (self.edited || exchange.had.any(census::HOST)) {
+            own.headers.remove(header::HOST);
+        }
+        if attempt > 1 || exchange.had.any(census::X_WEIR_ATTEMPT) {
+            // Its client said so, or an attempt by HTTP/2 has left it.
+            own.headers.remove(X_WEIR_ATTEMPT);
+        }
+        let headers = if self.plain {
+            Cow::Borrowed(&own.headers)
+        } else {
+            let mut headers = own.headers.clone();
+            hygiene::for_http1(&mut headers);
+            if let Some((protocol, _)) = &self.upgrade {
+                protocol.restore(&mut headers);
+            }
+            Cow::Owned(headers)
+        };
+        let host = (!self.says_host).then_some(&self.host);
+        Head { method: &own.method, target: self.target.as_str(), headers, host, attempt: number(attempt) }
+    }
+
+    /// The request for one attempt by HTTP/2, under TLS when `secure`. `keep` makes another attempt possible: nothing is
+    /// left of a head that was sent, so that it gets a copy.
     pub(super) fn request(
         &self,
         exchange: &mut Exchange,
-        to: To,
+        secure: bool,
         keep: bool,
         gate: Option<oneshot::Receiver<()>>,
     ) -> Result<Request<RequestBody>, ProxyError> {
         let attempt = exchange.attempts();
         let own = &mut exchange.parts;
-        let mut headers =
-            if keep && to.http2 { own.headers.clone() } else { std::mem::take(&mut own.headers) };
+        let mut headers = if keep { own.headers.clone() } else { std::mem::take(&mut own.headers) };
         headers.insert(X_WEIR_ATTEMPT, number(attempt));
-        let (uri, version) = if to.http2 {
-            if self.edited {
-                hygiene::remove_hop_by_hop(&mut headers);
-            }
-            // An attempt over HTTP/1 has added it.
-            if self.edited || attempt > 1 || exchange.had.any(census::HOST) {
-                headers.remove(header::HOST);
-            }
-            http2::keep_from_tables(exchange.had, &mut headers);
-            if self.upgrade.is_some() {
-                upgrade::into_connect(&mut headers);
-            }
-            let scheme = if to.secure { Scheme::HTTPS } else { Scheme::HTTP };
-            let uri = uri::http2_form(scheme, &self.host, own.uri.authority(), self.target.clone());
-            (uri.ok_or_else(|| ProxyError::new(Reason::Malformed).because("no authority"))?, Version::HTTP_2)
-        } else {
-            if !self.says_host || attempt > 1 {
-                headers.insert(header::HOST, self.host.clone());
-            }
-            if !self.plain {
-                hygiene::for_http1(&mut headers);
-                if let Some((protocol, _)) = &self.upgrade {
-                    protocol.restore(&mut headers);
-                }
-            }
-            (Uri::from(self.target.clone()), Version::HTTP_11)
-        };
-        let body = self.body.as_ref().map_or(RequestBody::Empty, |source| source.body(gate));
-        let mut request = Request::new(body);
+        if self.edited {
+            hygiene::remove_hop_by_hop(&mut headers);
+        }
+        if self.edited || exchange.had.any(census::HOST) {
+            headers.remove(header::HOST);
+        }
+        http2::keep_from_tables(exchange.had, &mut headers);
+        if self.upgrade.is_some() {
+            upgrade::into_connect(&mut headers);
+        }
+        let scheme = if secure { Scheme::HTTPS } else { Scheme::HTTP };
+        let uri = uri::http2_form(scheme, &self.host, own.uri.authority(), self.target.clone());
+        let mut request = Request::new(self.body(gate));
         *request.method_mut() = own.method.clone();
-        if let Some((protocol, _)) = self.upgrade.as_ref().filter(|_| to.http2) {
+        if let Some((protocol, _)) = &self.upgrade {
             let protocol = protocol.preferred().ok_or_else(|| ProxyError::new(Reason::Malformed))?;
             *request.method_mut() = Method::CONNECT;
             request.extensions_mut().insert(hyper::ext::Protocol::from(protocol));
         }
-        *request.uri_mut() = uri;
-        *request.version_mut() = version;
+        *request.uri_mut() = uri.ok_or_else(|| ProxyError::new(Reason::Malformed).because("no authority"))?;
+        *request.version_mut() = Version::HTTP_2;
         *request.headers_mut() = headers;
         Ok(request)
     }
@@ -206,11 +220,25 @@ impl Outgoing {
     }
 }
 
-/// The connection that a request goes out on.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct To {
-    pub(super) http2: bool,
-    pub(super) secure: bool,
+/// A request's head as it goes out by HTTP/1.
+#[derive(Debug)]
+pub(super) struct Head<'a> {
+    method: &'a Method,
+    target: &'a str,
+    headers: Cow<'a, HeaderMap>,
+    host: Option<&'a HeaderValue>,
+    attempt: HeaderValue,
+}
+
+impl Head<'_> {
+    /// Writes it in the way that `write` does.
+    pub(super) fn with<R>(&self, write: impl FnOnce(RequestHead<'_>) -> R) -> R {
+        let attempt = (ATTEMPT, self.attempt.as_bytes());
+        let host = self.host.map(|host| ("host", host.as_bytes()));
+        let both = [host.unwrap_or(attempt), attempt];
+        let extra = if host.is_some() { &both[..] } else { &both[1..] };
+        write(RequestHead { method: self.method, target: self.target, headers: &self.headers, extra })
+    }
 }
 
 /// The usual numbers without an allocation.

@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
@@ -15,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 use super::exchange::Exchange;
 use crate::{
     http::{body::Flow, upgrade::UpgradeProtocol},
+    net::Stream,
     telemetry::Ended,
     upstream::Lease,
 };
@@ -25,14 +27,31 @@ pub(super) struct Tunnel {
     /// What both sides speak then.
     pub(super) protocol: UpgradeProtocol,
     pub(super) client: OnUpgrade,
-    pub(super) endpoint: OnUpgrade,
+    pub(super) endpoint: Far,
+}
+
+/// The endpoint's side of a tunnel.
+#[derive(Debug)]
+pub(super) enum Far {
+    /// A stream of HTTP/2.
+    Stream(OnUpgrade),
+    /// A connection, and what was read of it already.
+    Connection((Stream, Bytes)),
 }
 
 impl Tunnel {
     /// Carries bytes both ways once both sides have switched.
     pub(super) fn carry(self, exchange: Box<Exchange>, lease: Option<Lease>) {
-        let endpoint = async { self.endpoint.await.map(TokioIo::new).map_err(io::Error::other) };
-        carry(self.client, endpoint, exchange, lease);
+        match self.endpoint {
+            Far::Stream(stream) => {
+                let endpoint = async { stream.await.map(TokioIo::new).map_err(io::Error::other) };
+                carry(self.client, endpoint, exchange, lease);
+            }
+            Far::Connection((stream, ahead)) => {
+                let endpoint = std::future::ready(Ok(Ahead { stream, ahead }));
+                carry(self.client, endpoint, exchange, lease);
+            }
+        }
     }
 }
 
@@ -75,6 +94,37 @@ pub(super) fn carry<E>(
         exchange.ends(ended);
         drop(held);
     });
+}
+
+/// A connection of which some was read already.
+struct Ahead {
+    stream: Stream,
+    ahead: Bytes,
+}
+
+impl AsyncRead for Ahead {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.ahead.is_empty() {
+            return Pin::new(&mut this.stream).poll_read(cx, buf);
+        }
+        buf.put_slice(&this.ahead.split_to(this.ahead.len().min(buf.remaining())));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Ahead {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
 }
 
 /// One side of a tunnel, whose bytes are counted as they are read.

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use foldhash::fast::RandomState;
+
 use super::{Candidate, Registry, Route, Snapshot, Target, Upstream};
 use crate::{
     balance::{Balancer, first_tier},
@@ -29,54 +31,101 @@ impl std::fmt::Display for CompileError {
 
 impl std::error::Error for CompileError {}
 
-/// Compiles `policy` for `listeners`, with what `registry` keeps from before.
+/// Compiles `policy` for `listeners`, with what `registry` keeps from before. What `before` says in the same way is
+/// taken over as it is: the cost of a change is that of looking for it, and of what it touches.
 pub(super) fn compile(
     generation: u64,
     policy: &Policy,
+    before: &Snapshot,
     listeners: &[Arc<Listener>],
     registry: &mut Registry,
     metrics: &Metrics,
 ) -> Result<Snapshot, CompileError> {
-    let mut slots = 0;
     let mut upstreams = Vec::with_capacity(policy.upstreams.len());
+    let mut known = Known::new(&before.upstreams, |upstream| upstream.name());
     for config in policy.upstreams.values() {
-        upstreams.push(Arc::new(upstream(config, registry, metrics, &mut slots)?));
+        upstreams.push(match known.find(&config.name) {
+            Some(known) if same(&known.config, config) => known.clone(),
+            _ => Arc::new(upstream(config, registry, metrics)?),
+        });
     }
-    let index: HashMap<&Name, usize> =
+    let index: HashMap<&Name, usize, RandomState> =
         policy.upstreams.keys().enumerate().map(|(i, name)| (name, i)).collect();
-    let configs: Vec<_> = policy.routes.values().cloned().collect();
-    let routes = configs.iter().map(|config| route(config, &index, listeners, metrics)).collect();
-    let tables =
-        listeners.iter().map(|listener| RouteTable::compile(&configs, &listener.config.name)).collect();
-    let endpoints = upstreams
-        .iter()
-        .enumerate()
-        .flat_map(|(i, upstream)| upstream.candidates.iter().map(move |c| (c.endpoint.id(), i)))
+    let mut known = Known::new(&before.routes, |route| &route.config.name);
+    let routes: Vec<_> = policy
+        .routes
+        .values()
+        .map(|config| match known.find(&config.name) {
+            Some(known) if same(&known.config, config) && known.target.leads_to(config, &index) => {
+                known.clone()
+            }
+            _ => Arc::new(route(config, &index, listeners, metrics)),
+        })
         .collect();
-    Ok(Snapshot { generation, tables, routes, upstreams, endpoints, slots })
+    let tables = tables(policy, &routes, before, listeners);
+    let mut endpoints = HashMap::default();
+    for (i, upstream) in upstreams.iter().enumerate() {
+        endpoints.extend(upstream.candidates.iter().map(|candidate| (candidate.endpoint.id(), i)));
+    }
+    Ok(Snapshot { generation, tables, routes, upstreams, endpoints })
+}
+
+/// What two documents say is the same, and nearly always they are one.
+fn same<T: PartialEq>(a: &Arc<T>, b: &Arc<T>) -> bool {
+    Arc::ptr_eq(a, b) || a == b
+}
+
+/// What was there before, in order of name, asked for in order of name.
+struct Known<'a, T, N> {
+    rest: std::iter::Peekable<std::slice::Iter<'a, Arc<T>>>,
+    name: N,
+}
+
+impl<'a, T, N: Fn(&T) -> &Name> Known<'a, T, N> {
+    fn new(all: &'a [Arc<T>], name: N) -> Self {
+        Self { rest: all.iter().peekable(), name }
+    }
+
+    fn find(&mut self, name: &Name) -> Option<&'a Arc<T>> {
+        while self.rest.next_if(|one| (self.name)(one) < name).is_some() {}
+        self.rest.next_if(|one| (self.name)(one) == name)
+    }
+}
+
+/// The tables of all listeners. Only what routes match, and their order, is in them: where that is as it was, so are
+/// they.
+fn tables(
+    policy: &Policy,
+    routes: &[Arc<Route>],
+    before: &Snapshot,
+    listeners: &[Arc<Listener>],
+) -> Vec<Arc<RouteTable>> {
+    let matches_as = |(a, b): (&Arc<Route>, &Arc<Route>)| {
+        Arc::ptr_eq(a, b) || a.config.name == b.config.name && a.config.matches == b.config.matches
+    };
+    let unchanged = before.tables.len() == listeners.len()
+        && before.routes.len() == routes.len()
+        && before.routes.iter().zip(routes).all(matches_as);
+    if unchanged {
+        return before.tables.clone();
+    }
+    let configs: Vec<_> = policy.routes.values().cloned().collect();
+    let compiled = |listener: &Arc<Listener>| Arc::new(RouteTable::compile(&configs, &listener.config.name));
+    listeners.iter().map(compiled).collect()
 }
 
 fn upstream(
     config: &Arc<policy::Upstream>,
     registry: &mut Registry,
     metrics: &Metrics,
-    slots: &mut usize,
 ) -> Result<Upstream, CompileError> {
     let connector =
         registry.connector(config).map_err(|error| CompileError::Tls(config.name.clone(), error))?;
-    let candidates = config
-        .endpoints
-        .iter()
-        .map(|endpoint| {
-            let slot = *slots;
-            *slots += 1;
-            Candidate {
-                endpoint: registry.endpoint(config, &endpoint.address),
-                config: endpoint.clone(),
-                slot,
-            }
-        })
-        .collect();
+    let candidate = |endpoint: &policy::Endpoint| Candidate {
+        endpoint: registry.endpoint(config, &endpoint.address),
+        config: endpoint.clone(),
+    };
+    let candidates = config.endpoints.iter().map(candidate).collect();
     // Nothing is known to be unhealthy in this version, so later tiers stand by.
     let tiers: Vec<_> = config.endpoints.iter().map(|endpoint| (endpoint.tier, endpoint.weight)).collect();
     let metrics = metrics.upstream(&config.name);
@@ -92,7 +141,7 @@ fn upstream(
 
 fn route(
     config: &Arc<policy::Route>,
-    upstreams: &HashMap<&Name, usize>,
+    upstreams: &HashMap<&Name, usize, RandomState>,
     listeners: &[Arc<Listener>],
     metrics: &Metrics,
 ) -> Route {
@@ -117,4 +166,17 @@ fn route(
         })
         .collect();
     Route { config: config.clone(), target, rewriter: Rewriter::compile(config), metrics }
+}
+
+impl Target {
+    /// Whether it is what `config` says, where the upstreams are at these positions.
+    fn leads_to(&self, config: &policy::Route, upstreams: &HashMap<&Name, usize, RandomState>) -> bool {
+        match (self, &config.target) {
+            (Self::Upstream(index), policy::Target::Upstream(name)) => upstreams.get(name) == Some(index),
+            (Self::Split { targets, .. }, policy::Target::Split { parts, .. }) => {
+                targets.iter().map(Some).eq(parts.iter().map(|(name, _)| upstreams.get(name)))
+            }
+            _ => false,
+        }
+    }
 }

@@ -6,6 +6,8 @@
 mod compile;
 mod publisher;
 mod registry;
+#[cfg(test)]
+mod tests;
 
 use std::{cell::OnceCell, collections::HashMap, ops::Deref, rc::Rc, sync::Arc};
 
@@ -30,15 +32,13 @@ pub struct Snapshot {
     /// Counts the snapshots of this process, from 1.
     pub generation: u64,
     /// One table per listener, in the listeners' order.
-    pub tables: Vec<RouteTable>,
+    pub tables: Vec<Arc<RouteTable>>,
     /// The routes, in the order that the tables' indices mean.
-    pub routes: Vec<Route>,
-    /// The upstreams.
+    pub routes: Vec<Arc<Route>>,
+    /// The upstreams, in order of name.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Which endpoint (by id) belongs to which upstream (by index).
-    endpoints: HashMap<u64, usize>,
-    /// How many candidates all upstreams have: the size of a worker's own table of lanes.
-    slots: usize,
+    endpoints: HashMap<u64, usize, foldhash::fast::RandomState>,
 }
 
 impl Snapshot {
@@ -108,9 +108,7 @@ impl Upstream {
         address: EndpointAddress,
     ) -> Self {
         let endpoint = config::policy::Endpoint { address: address.clone(), weight: 1, zone: None, tier: 0 };
-        // No place in the tables of the workers: there is none for what comes and goes.
-        let candidate =
-            Candidate { endpoint: Arc::new(Endpoint::new(address)), config: endpoint, slot: usize::MAX };
+        let candidate = Candidate { endpoint: Arc::new(Endpoint::new(address)), config: endpoint };
         Self {
             config: config.clone(),
             connector: connector.clone(),
@@ -133,11 +131,35 @@ impl Upstream {
 pub(crate) struct LocalUpstream(Rc<Shared>);
 
 #[derive(Debug)]
-struct Shared(Arc<Upstream>);
+struct Shared {
+    upstream: Arc<Upstream>,
+    /// The lanes of its candidates, looked up once; none where candidates come and go.
+    lanes: Vec<[OnceCell<Rc<Lane>>; Want::KINDS]>,
+}
 
 impl LocalUpstream {
-    pub(crate) fn new(upstream: Arc<Upstream>) -> Self {
-        Self(Rc::new(Shared(upstream)))
+    /// One that a policy names.
+    fn named(upstream: Arc<Upstream>) -> Self {
+        let lanes = upstream.candidates.iter().map(|_| Default::default()).collect();
+        Self(Rc::new(Shared { upstream, lanes }))
+    }
+
+    /// One that no policy names.
+    pub(crate) fn unnamed(upstream: Arc<Upstream>) -> Self {
+        Self(Rc::new(Shared { upstream, lanes: Vec::new() }))
+    }
+
+    /// The lane for requests that want `want` from the candidate at `index`; `None` when there is none.
+    pub(crate) fn lane(&self, pools: &Pools, index: usize, want: Want) -> Option<Rc<Lane>> {
+        let find = || Some(pools.lane(self, self.candidates.get(index)?, want));
+        let Some(known) = self.0.lanes.get(index).and_then(|kinds| kinds.get(want.index())) else {
+            return find();
+        };
+        if let Some(lane) = known.get() {
+            return Some(lane.clone());
+        }
+        let lane = find()?;
+        Some(known.get_or_init(|| lane).clone())
     }
 }
 
@@ -145,7 +167,7 @@ impl Deref for LocalUpstream {
     type Target = Upstream;
 
     fn deref(&self) -> &Upstream {
-        &self.0.0
+        &self.0.upstream
     }
 }
 
@@ -156,23 +178,20 @@ pub struct Candidate {
     pub endpoint: Arc<Endpoint>,
     /// As configured.
     pub config: config::policy::Endpoint,
-    /// Its place in a worker's own table of lanes.
-    slot: usize,
 }
 
 /// A snapshot with what one worker keeps beside it.
 #[derive(Debug)]
 pub(crate) struct View {
     snapshot: Arc<Snapshot>,
-    upstreams: Vec<LocalUpstream>,
-    lanes: Vec<[OnceCell<Rc<Lane>>; Want::KINDS]>,
+    /// Made when a request wants them first.
+    upstreams: Vec<OnceCell<LocalUpstream>>,
 }
 
 impl View {
     pub(crate) fn new(snapshot: Arc<Snapshot>) -> Self {
-        let lanes = (0..snapshot.slots).map(|_| Default::default()).collect();
-        let upstreams = snapshot.upstreams.iter().cloned().map(LocalUpstream::new).collect();
-        Self { snapshot, upstreams, lanes }
+        let upstreams = snapshot.upstreams.iter().map(|_| OnceCell::new()).collect();
+        Self { snapshot, upstreams }
     }
 
     pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
@@ -180,21 +199,7 @@ impl View {
     }
 
     pub(crate) fn upstream(&self, index: usize) -> Option<&LocalUpstream> {
-        self.upstreams.get(index)
-    }
-
-    /// The lane for requests that want `want` from `candidate`; looked up once per snapshot.
-    pub(crate) fn lane(
-        &self,
-        pools: &Pools,
-        upstream: &Upstream,
-        candidate: &Candidate,
-        want: Want,
-    ) -> Rc<Lane> {
-        let find = || pools.lane(upstream, candidate, want);
-        match self.lanes.get(candidate.slot).and_then(|kinds| kinds.get(want.index())) {
-            Some(lane) => lane.get_or_init(find).clone(),
-            None => find(),
-        }
+        let upstream = self.snapshot.upstreams.get(index)?;
+        Some(self.upstreams.get(index)?.get_or_init(|| LocalUpstream::named(upstream.clone())))
     }
 }

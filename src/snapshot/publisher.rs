@@ -45,7 +45,7 @@ pub fn first(
     registry: &mut Registry,
     metrics: &Metrics,
 ) -> Result<Snapshot, CompileError> {
-    compile::compile(1, policy, listeners, registry, metrics)
+    compile::compile(1, policy, &Snapshot::default(), listeners, registry, metrics)
 }
 
 impl Publisher {
@@ -68,9 +68,12 @@ impl Publisher {
         if *state.policy == *policy {
             return Ok(Outcome::Unchanged);
         }
-        let generation = self.shared.snapshot.load().generation + 1;
+        let before = self.shared.snapshot.load_full();
+        let generation = before.generation + 1;
         let listeners = &self.shared.listeners;
-        let compiled = compile::compile(generation, &policy, listeners, &mut state.registry, metrics);
+        let compiled =
+            compile::compile(generation, &policy, &before, listeners, &mut state.registry, metrics);
+        drop(before);
         let snapshot =
             compiled.inspect_err(|_| metrics.policy_updates.of(UpdateResult::Refused).increment(1))?;
         self.shared.snapshot.store(Arc::new(snapshot));

@@ -4,12 +4,24 @@
 //! complete revision after the other, and in between the proof that nothing has changed. What that means for policy
 //! is not its concern.
 
+pub mod cache;
+pub mod client;
+pub mod directory;
+pub mod etcd;
+pub mod guard;
 pub mod key;
 pub mod layers;
+pub mod watch;
 
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
+
+/// The longest value that is taken, in bytes. Stores that cut longer ones off leave one byte more, so that it shows.
+pub const MAX_VALUE: usize = 256 << 10;
+
+/// The most keys of a scope that are taken. Stores that stop counting leave one more, so that it shows.
+pub const MAX_KEYS: usize = 10_000;
 
 /// A key and its value, as they stand in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +101,12 @@ pub enum Event {
         revision: i64,
         /// When the store said so.
         at: Instant,
+    },
+    /// The keys that cannot be read at present, and why; they keep the value that was told last. It replaces what was
+    /// said before; only a directory has such keys.
+    Faults {
+        /// Each key with what is wrong, in order of key.
+        faults: Vec<(Arc<str>, String)>,
     },
     /// The connection is there.
     Connected {

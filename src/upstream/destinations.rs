@@ -57,7 +57,7 @@ impl Destinations {
             .flatten()
             .map(|(key, _)| key.clone());
         let forgotten = oldest.and_then(|key| known.remove(&key)).map(|known| known.upstream);
-        let upstream = LocalUpstream::new(Arc::new(make(key.1.clone())));
+        let upstream = LocalUpstream::unnamed(Arc::new(make(key.1.clone())));
         let mut endpoints = self.endpoints.borrow_mut();
         for candidate in forgotten.iter().flat_map(|upstream| &upstream.candidates) {
             endpoints.remove(&candidate.endpoint.id());

@@ -20,7 +20,8 @@ use tokio::{task::spawn_local, time::timeout};
 use super::{
     ConnectError, Connector, Endpoint,
     connector::Alpn,
-    lease::{Conn, Http1, Lease, OpenSlot},
+    http1::{Http1, Rest},
+    lease::{Conn, Lease, OpenSlot},
     limits::{Floor, Limits},
     opening::{self, Opened, Underway},
     queue::{CheckoutError, Queue},
@@ -196,10 +197,10 @@ impl Lane {
         self.begin()
     }
 
-    /// Closes an idle connection to make room for a request that passes over idle ones; says whether there was one.
-    /// When its task has ended, a connection is begun in its place.
-    fn evict(&self) -> bool {
-        !self.shares() && !self.has_room() && self.idle.close_oldest()
+    /// Closes an idle connection to make room for a request that passes over idle ones, and begins one in its place;
+    /// says whether it could.
+    fn evict(self: &Rc<Self>) -> bool {
+        !self.shares() && !self.has_room() && self.idle.close_oldest() && self.begin_for_waiter()
     }
 
     /// Begins a connection for whoever waits first when it is there; says whether it could.
@@ -251,11 +252,6 @@ impl Lane {
     fn open_slot(self: &Rc<Self>) -> Rc<OpenSlot> {
         self.open.set(self.open.get() + 1);
         Rc::new(OpenSlot { lane: Rc::downgrade(self), _count: self.endpoint.count_open() })
-    }
-
-    /// How many connections it has.
-    pub(super) fn open(&self) -> u32 {
-        self.open.get()
     }
 
     pub(super) fn closed_one(&self) {
@@ -311,23 +307,24 @@ impl Lane {
     /// Takes an HTTP/1 connection back after a finished exchange.
     pub(super) fn release(self: &Rc<Self>, mut conn: Http1, now: Instant) {
         conn.reused = true;
-        if conn.sender.is_ready() {
-            self.give(conn, now);
-        } else if conn.sender.is_closed() || self.retired.get() {
-            drop(conn);
-            self.one_ended();
-        } else {
-            // The answer is complete, but hyper is still busy with the request's body, say.
-            let patience = self.limits().idle_timeout.max(Duration::from_secs(1));
-            let lane = self.clone();
-            spawn_local(async move {
-                if let Ok(Ok(())) = timeout(patience, conn.sender.ready()).await {
-                    return lane.give(conn, Instant::now());
-                }
-                conn.driver.abort();
+        match conn.rest() {
+            Rest::Free => self.give(conn, now),
+            Rest::Uploading if !self.retired.get() => {
+                // The answer is complete, but the request is not yet.
+                let patience = self.limits().idle_timeout.max(Duration::from_secs(1));
+                let lane = self.clone();
+                spawn_local(async move {
+                    if let Ok(true) = timeout(patience, conn.uploaded()).await {
+                        return lane.give(conn, Instant::now());
+                    }
+                    drop(conn);
+                    lane.one_ended();
+                });
+            }
+            Rest::Uploading | Rest::Ended => {
                 drop(conn);
-                lane.one_ended();
-            });
+                self.one_ended();
+            }
         }
     }
 

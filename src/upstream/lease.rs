@@ -1,44 +1,26 @@
 //! A connection that a request uses, and the result of using it.
 
-use std::{error::Error as _, rc::Rc, sync::Arc, time::Instant};
-
-use ::http::HeaderMap;
-use hyper::{
-    Request, Response,
-    body::Incoming,
-    client::conn::{TrySendError, http1},
+use std::{
+    error::Error as _,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Instant,
 };
-use tokio::task::AbortHandle;
+
+use bytes::Bytes;
+use http_body::Frame;
+use hyper::{Request, Response, body::Incoming, client::conn::TrySendError};
 
 use super::{
-    answers::{Listen, Question},
     endpoint::Counted,
+    http1::{ExchangeError, Http1, Listen, RequestHead},
     lane::Lane,
     streams::StreamSlot,
 };
-use crate::http::body::RequestBody;
-
-/// An HTTP/1 connection: one request at a time.
-#[derive(Debug)]
-pub(super) struct Http1 {
-    pub(super) sender: http1::SendRequest<RequestBody>,
-    /// Tells the reading side what an answer is for.
-    pub(super) question: Question,
-    /// Takes no new request after this, but for its first.
-    pub(super) expires: Instant,
-    pub(super) reused: bool,
-    /// The task that drives it.
-    pub(super) driver: AbortHandle,
-    pub(super) _open: Rc<OpenSlot>,
-}
-
-impl Http1 {
-    /// Whether it would take a request now, as far as its task knows.
-    pub(super) fn ready(&self) -> bool {
-        // A new one has room for one request before its task has run for the first time.
-        self.sender.is_ready() || (!self.reused && !self.sender.is_closed())
-    }
-}
+use crate::{
+    http::{body::RequestBody, wire::Head},
+    net::Stream,
+};
 
 /// A connection's place under `max_connections`; free when the connection's task and its users are done.
 #[derive(Debug)]
@@ -77,10 +59,19 @@ pub(crate) struct Lease {
 /// A request that got no answer.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Not one byte of it was written: it can go elsewhere, whatever it is.
-    NotSent(Box<Request<RequestBody>>, hyper::Error),
+    /// Not one byte of it was written: it can go elsewhere, whatever it is. Over HTTP/2 it comes back.
+    NotSent(Option<Box<Request<RequestBody>>>, SendError),
     /// Some of it may have reached the endpoint.
-    MaybeSent(hyper::Error),
+    MaybeSent(SendError),
+}
+
+/// Why a request got no answer.
+#[derive(Debug)]
+pub(crate) enum SendError {
+    /// By HTTP/1.
+    Http1(ExchangeError),
+    /// By HTTP/2.
+    Http2(hyper::Error),
 }
 
 impl Lease {
@@ -112,43 +103,79 @@ impl Lease {
         }
     }
 
-    /// Sends one request. Dropping the future cancels it: HTTP/2 resets the stream, HTTP/1 closes the connection.
-    ///
-    /// `keep` lets [`Lease::written`] tell later what was sent, `listener` hears of interim answers; both over HTTP/1
-    /// only.
-    pub(crate) async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-        keep: bool,
-        listener: Option<Arc<dyn Listen>>,
-    ) -> Result<Response<Incoming>, Failure> {
-        let failure = |mut e: TrySendError<Request<RequestBody>>| match e.take_message() {
-            Some(request) => Failure::NotSent(Box::new(request), e.into_error()),
-            None => Failure::MaybeSent(e.into_error()),
-        };
-        match &mut self.conn {
-            Some(Conn::Http1(conn)) => {
-                conn.question.ask(request.method(), keep, listener);
-                conn.question.is_one_of(self.lane.open());
-                let sent = conn.sender.try_send_request(request).await.map_err(failure);
-                conn.question.forget();
-                sent
-            }
-            Some(Conn::Http2(slot)) => {
-                let conn = slot.connection();
-                let sent = conn.sender.clone().try_send_request(request).await.map_err(failure);
-                conn.doubtful.set(sent.is_err());
-                sent
-            }
-            // A lease has its connection until it is finished, and finishing consumes it.
-            None => std::future::pending().await,
+    /// Prepares one request by HTTP/1.
+    pub(crate) fn begin_http1(&mut self, head: RequestHead<'_>, body: RequestBody) {
+        if let Some(Conn::Http1(conn)) = &mut self.conn {
+            conn.begin(head, body);
         }
     }
 
-    /// The fields of the request that was sent, where they were to be kept.
-    pub(crate) fn written(&self) -> Option<HeaderMap> {
+    /// Sends the request that was prepared and waits for the head of its answer; `hears` is told of interim answers.
+    /// Dropping the future cancels it, which closes the connection.
+    ///
+    /// What comes of the answer's body is read by [`Lease::poll_frame`].
+    pub(crate) async fn answer_http1(&mut self, hears: &dyn Listen) -> Result<Head, Failure> {
+        let Some(Conn::Http1(conn)) = &mut self.conn else {
+            return Err(Failure::NotSent(None, SendError::Http1(ExchangeError::Closed { came: false })));
+        };
+        conn.answer(hears).await.map_err(|(untouched, error)| {
+            if !untouched {
+                return Failure::MaybeSent(SendError::Http1(error));
+            }
+            conn.unread();
+            Failure::NotSent(None, SendError::Http1(error))
+        })
+    }
+
+    /// Sends one request by HTTP/2. Dropping the future cancels it, which resets its stream.
+    pub(crate) async fn send_http2(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, Failure> {
+        let failure = |mut e: TrySendError<Request<RequestBody>>| {
+            let request = e.take_message().map(Box::new);
+            let error = SendError::Http2(e.into_error());
+            if request.is_some() { Failure::NotSent(request, error) } else { Failure::MaybeSent(error) }
+        };
+        let Some(Conn::Http2(slot)) = &mut self.conn else {
+            // Which protocol it speaks was asked for a moment ago.
+            return std::future::pending().await;
+        };
+        let conn = slot.connection();
+        let sent = conn.sender.clone().try_send_request(request).await.map_err(failure);
+        conn.doubtful.set(sent.is_err());
+        sent
+    }
+
+    /// The next piece of the answer's body, over HTTP/1.
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
+        match &mut self.conn {
+            Some(Conn::Http1(conn)) => conn.poll_frame(cx),
+            _ => Poll::Ready(None),
+        }
+    }
+
+    /// Whether nothing of the answer is to come any more, over HTTP/1.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(&self.conn, Some(Conn::Http1(conn)) if conn.is_over())
+    }
+
+    /// How many bytes of the answer's body are to come, over HTTP/1, where that is known.
+    pub(crate) fn left(&self) -> Option<u64> {
         match &self.conn {
-            Some(Conn::Http1(conn)) => conn.question.written(),
+            Some(Conn::Http1(conn)) => conn.left(),
+            _ => None,
+        }
+    }
+
+    /// The connection under HTTP/1, which has switched to something else, and what was read of that. Its place stays
+    /// taken until the lease is dropped.
+    pub(crate) fn take_stream(&mut self) -> Option<(Stream, Bytes)> {
+        match &mut self.conn {
+            Some(Conn::Http1(conn)) => conn.take_stream(),
             _ => None,
         }
     }
@@ -169,8 +196,6 @@ impl Drop for Lease {
         match self.conn.take() {
             None => {}
             Some(Conn::Http1(conn)) => {
-                // Its task would go on reading the request's body, for as long as the client sends.
-                conn.driver.abort();
                 drop(conn);
                 self.lane.one_ended();
             }
@@ -188,11 +213,41 @@ impl Failure {
     pub(crate) fn connection_died(&self) -> bool {
         let error = match self {
             Self::NotSent(..) => return true,
-            Self::MaybeSent(error) => error,
+            Self::MaybeSent(SendError::Http1(error)) => return error.connection_died(),
+            Self::MaybeSent(SendError::Http2(error)) => error,
         };
         let reset = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
         let answered = reset
             .is_some_and(|e| e.is_reset() && e.is_remote() && e.reason() != Some(h2::Reason::REFUSED_STREAM));
         !error.is_parse() && !answered
+    }
+
+    /// Whether the endpoint's answer was refused.
+    pub(crate) fn is_refusal(&self) -> bool {
+        let (Self::NotSent(_, error) | Self::MaybeSent(error)) = self;
+        match error {
+            SendError::Http1(error) => matches!(error, ExchangeError::Refused(_)),
+            SendError::Http2(error) => {
+                let source = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+                error.is_parse() || source.is_some_and(h2::Error::is_library)
+            }
+        }
+    }
+
+    /// What happened, with its causes, for the log.
+    pub(crate) fn cause(&self) -> String {
+        let (Self::NotSent(_, error) | Self::MaybeSent(error)) = self;
+        let error: &dyn std::error::Error = match error {
+            SendError::Http1(error) => error,
+            SendError::Http2(error) => error,
+        };
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        text
     }
 }

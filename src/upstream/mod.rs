@@ -1,10 +1,10 @@
 //! Groups of endpoints: what is known of each, how to connect to them, and the connections that are open.
 
-mod answers;
 pub mod connector;
 mod destinations;
 mod endpoint;
 mod guard;
+mod http1;
 mod lane;
 mod lease;
 mod limits;
@@ -16,10 +16,10 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use answers::Listen;
 pub use connector::{ConnectError, Connector};
 pub use endpoint::{Endpoint, InFlight};
 pub use guard::Guard;
+pub(crate) use http1::{Listen, RequestHead};
 pub(crate) use lane::Lane;
 pub(crate) use lease::{Failure, Lease};
 pub(crate) use pool::{Pools, Want};

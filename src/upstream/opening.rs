@@ -8,10 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hyper::{
-    client::conn::{http1, http2},
-    rt::Executor,
-};
+use hyper::{client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     sync::oneshot,
@@ -21,17 +18,15 @@ use tokio::{
 
 use super::{
     ConnectError,
-    answers::{Answers, Question},
+    http1::Http1,
     lane::Lane,
-    lease::{Http1, OpenSlot},
+    lease::OpenSlot,
     streams::{Http2, Told},
 };
-use crate::{http::body::RequestBody, net::Stream};
-
-/// The buffer of an HTTP/1 connection is allowed at least this many bytes, for the sake of large bodies.
-const MIN_BUFFER: usize = 64 * 1024;
-/// How many fields of an answer over HTTP/1 hyper takes by itself.
-const HYPERS_MAX_HEADERS: usize = 100;
+use crate::{
+    http::{body::RequestBody, wire::Bounds},
+    net::Stream,
+};
 
 /// A new connection.
 pub(super) enum Opened {
@@ -76,21 +71,9 @@ pub(super) async fn open(lane: &Rc<Lane>, slot: Rc<OpenSlot>) -> Result<Opened, 
             .map_err(|_| ConnectError::Handshake("the endpoint sent no HTTP/2 settings".to_owned()))??;
         return Ok(Opened::Http2(Rc::new(Http2::new(sender, lane.endpoint(), expires, told, slot))));
     }
-    let question = Question::default();
-    let mut http1 = http1::Builder::new();
-    // One buffer of what comes is at most this large, and so is what waits for a slow client of HTTP/2.
-    http1.writev(false).max_buf_size(lane.connector().max_header_bytes().max(MIN_BUFFER));
-    if lane.connector().max_headers() > HYPERS_MAX_HEADERS {
-        // A bound of one's own costs an allocation an answer; what is fewer is checked afterwards.
-        http1.max_headers(lane.connector().max_headers());
-    }
-    let max_line = lane.connector().max_header_bytes().saturating_mul(2);
-    let (sender, connection) = http1
-        .handshake(TokioIo::new(Answers::new(stream, question.clone(), max_line)))
-        .await
-        .map_err(|e| ConnectError::Handshake(e.to_string()))?;
-    let driver = drive(lane, connection.with_upgrades(), slot.clone());
-    Ok(Opened::Http1(Http1 { sender, question, expires, reused: false, driver, _open: slot }))
+    let bounds =
+        Bounds { bytes: lane.connector().max_header_bytes(), fields: lane.connector().max_headers() };
+    Ok(Opened::Http1(Http1::new(stream, bounds, expires, slot)))
 }
 
 /// Begins HTTP/2, and waits for the endpoint's settings: before they are there nobody knows how many streams it

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Endpoint, lease::Http1};
+use super::{Endpoint, http1::Http1};
 
 /// Idle connections, the newest on top: the one that was used last is used next, so that those that are not needed
 /// grow old and go.
@@ -72,8 +72,7 @@ impl Stack {
 
     /// Forgets what has ended.
     pub(super) fn forget_closed(&self) {
-        let closed: Vec<_> =
-            self.idle.borrow_mut().extract_if(.., |idle| idle.conn.sender.is_closed()).collect();
+        let closed: Vec<_> = self.idle.borrow_mut().extract_if(.., |idle| !idle.conn.ready()).collect();
         self.tell();
         drop(closed);
     }

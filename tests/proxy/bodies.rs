@@ -232,6 +232,49 @@ fn an_answer_may_come_before_the_request_is_over() {
 }
 
 #[test]
+fn an_answer_passes_although_its_origin_reads_no_more_of_the_request() {
+    let origin = RawOrigin::start(|connection| {
+        connection.head();
+        connection.raw.send("HTTP/1.1 413 No\r\ncontent-length: 8\r\n\r\ntoo much");
+        std::thread::park();
+    });
+    let weir = File::to(&[origin.address]).start();
+    let mut raw = Raw::connect(weir.at("inbound"));
+    raw.send("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 1000000000\r\n\r\n");
+    let mut sending = Raw::over(raw.stream().try_clone().unwrap());
+    let sender = std::thread::spawn(move || while sending.try_send([b'x'; 4096]).is_ok() {});
+    let answer = raw.answer();
+    assert_eq!((answer.status(), answer.text().as_str()), (413, "too much"));
+    let _ = raw.stream().shutdown(std::net::Shutdown::Both);
+    sender.join().unwrap();
+}
+
+#[test]
+fn neither_direction_waits_for_the_other() {
+    const SIZE: usize = 24 << 20;
+    let received = Arc::new(AtomicUsize::new(0));
+    let count = received.clone();
+    let origin = RawOrigin::start(move |connection| {
+        connection.head();
+        connection.raw.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {SIZE}\r\n\r\n"));
+        let mut answering = connection.raw.stream().try_clone().unwrap();
+        let answerer = std::thread::spawn(move || answering.write_all(&vec![b'y'; SIZE]).unwrap());
+        for _ in 0..SIZE / 4096 {
+            connection.raw.exactly(4096).unwrap();
+            count.fetch_add(4096, Ordering::SeqCst);
+        }
+        answerer.join().unwrap();
+    });
+    let weir = File::to(&[origin.address]).start();
+    let mut raw = Raw::connect(weir.at("inbound"));
+    raw.send(format!("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: {SIZE}\r\n\r\n"));
+    // The client reads nothing before all of it is sent; the answer, long since on its way, has to stand still.
+    raw.send(vec![b'x'; SIZE]);
+    wait_until("all of the request to arrive", || received.load(Ordering::SeqCst) == SIZE);
+    assert_eq!(raw.answer().body.len(), SIZE);
+}
+
+#[test]
 fn a_slow_reader_holds_the_origin_back() {
     let written = Arc::new(AtomicUsize::new(0));
     let count = written.clone();

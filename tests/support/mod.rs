@@ -19,6 +19,7 @@
 pub mod certs;
 pub mod client;
 pub mod driver;
+pub mod etcd;
 pub mod frames;
 pub mod metrics;
 pub mod origin;

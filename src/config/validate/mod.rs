@@ -6,6 +6,7 @@ mod matches;
 mod plans;
 mod references;
 mod routes;
+mod store;
 mod switches;
 mod upstreams;
 
@@ -57,7 +58,7 @@ impl<'a> Facts<'a> {
         Self {
             listeners: file.listeners.as_ref().map(|listeners| names(&listeners.value)),
             redis: file.redis.is_some(),
-            store: false,
+            store: file.store.is_some(),
             probe: env.probe,
         }
     }
@@ -86,6 +87,7 @@ pub(super) fn bootstrap(file: &FileWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Opti
     listeners::addresses(file, cx);
     let admin = listeners::admin(file, cx);
     let telemetry = listeners::telemetry(file, cx);
+    let store = store::store(file, env, cx);
     let log = &file.log.value;
     Some(Bootstrap {
         service: file.service.as_ref()?.value.clone(),
@@ -96,6 +98,7 @@ pub(super) fn bootstrap(file: &FileWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Opti
         telemetry,
         log: Log { level: log.level.value, format: log.format.value, access: log.access.value },
         drain,
+        store,
         listeners,
         redis: file.redis.as_ref().and_then(|redis| Some(redis.value.url.as_ref()?.value.clone())),
     })

@@ -1,6 +1,6 @@
 //! Upstreams.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, path::Path, sync::Arc};
 
 use super::{Facts, probe};
 use crate::config::{
@@ -32,7 +32,8 @@ pub(in crate::config) fn upstream(
             return None;
         }
     };
-    let tls = wire.tls.as_ref().map(|tls| cx.at("tls", tls.origin, |cx| client_tls(&tls.value, facts, cx)));
+    let tls =
+        wire.tls.as_ref().map(|tls| cx.at("tls", tls.origin, |cx| client_tls(&tls.value, facts.probe, cx)));
     unix_name(wire, cx);
     let pool = cx.at("pool", wire.pool.origin, |cx| pool(&wire.pool.value, cx));
     Some(Upstream {
@@ -92,7 +93,12 @@ pub(in crate::config) fn endpoint(wire: &EndpointWire) -> Option<Endpoint> {
     })
 }
 
-fn client_tls(wire: &ClientTlsWire, facts: &Facts<'_>, cx: &mut Cx<'_>) -> ClientTls {
+/// TLS as a client.
+pub(super) fn client_tls(
+    wire: &ClientTlsWire,
+    check: &dyn Fn(&Path, PemKind) -> Result<(), String>,
+    cx: &mut Cx<'_>,
+) -> ClientTls {
     let files = [
         ("ca", &wire.ca, PemKind::Certificates),
         ("cert", &wire.cert, PemKind::Certificates),
@@ -100,7 +106,7 @@ fn client_tls(wire: &ClientTlsWire, facts: &Facts<'_>, cx: &mut Cx<'_>) -> Clien
     ];
     for (name, file, kind) in files {
         if let Some(file) = file {
-            probe(name, file, kind, facts.probe, cx);
+            probe(name, file, kind, check, cx);
         }
     }
     let alone = match (&wire.cert, &wire.key) {

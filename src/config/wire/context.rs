@@ -150,7 +150,7 @@ impl<'a> Cx<'a> {
                 Code::LaterVersion,
                 format!("`{key}` is known, but this version does not have it yet"),
             )
-            .help(later_help(key))
+            .help(LATER_HELP)
         } else {
             let known = listed(fields.iter().copied()).replace(" or ", " and ");
             let guess = if self.is_full() { None } else { nearest(key, fields.iter().copied()) };
@@ -232,18 +232,12 @@ fn short_form(block: &str) -> Option<(&'static str, &'static str)> {
         "match" => Some(("{ path: ", " }")),
         "balancer" => Some(("{ policy: ", " }")),
         "log" => Some(("{ level: ", " }")),
+        "store" => Some(("{ directory: ", " }")),
+        "etcd" => Some(("{ endpoints: [", "] }")),
         "redis" => Some(("{ url: ", " }")),
         _ => None,
     }
 }
 
 /// What to do about a field of a later version.
-fn later_help(key: &str) -> &'static str {
-    match key {
-        "store" => {
-            "live policy, from etcd or a directory, comes with a later version: take this out, and change the file \
-             while Weir runs: it is read again"
-        }
-        _ => "take it out, or use a version of Weir that has it",
-    }
-}
+const LATER_HELP: &str = "take it out, or use a version of Weir that has it";

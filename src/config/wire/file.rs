@@ -14,6 +14,7 @@ use super::{
     redis::RedisWire,
     scalars::{Delay, FilePath, Int, Listen, Mode, Size, Span, SpanOrNone, Workers},
     short::OrShort,
+    store::StoreWire,
     switches::SwitchWire,
     wire,
 };
@@ -49,6 +50,8 @@ wire! {
         log: LogWire = empty,
         /// How the process leaves.
         drain: DrainWire = empty,
+        /// Where live policy comes from; left out, the file is all there is.
+        store: StoreWire,
         /// The addresses on which Weir accepts connections, by name; at least one.
         listeners: Named<ListenerWire> = required,
         /// The Redis that limits with `share: redis` count in.
@@ -56,7 +59,6 @@ wire! {
         /// The policy that holds when nothing live says otherwise.
         policy: PolicyWire = empty,
     }
-    later { "store" }
 }
 
 /// A block, or `off`.

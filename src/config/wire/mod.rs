@@ -20,6 +20,7 @@ mod redis;
 pub(super) mod scalars;
 pub(super) mod schema;
 pub(super) mod short;
+pub(super) mod store;
 pub(super) mod switches;
 
 pub(super) use context::Cx;

@@ -26,6 +26,11 @@ impl Span {
     pub(crate) const fn secs(n: u64) -> Self {
         Self(Duration::from_secs(n))
     }
+
+    /// So many milliseconds.
+    pub(crate) const fn millis(n: u64) -> Self {
+        Self(Duration::from_millis(n))
+    }
 }
 
 impl Text for Span {

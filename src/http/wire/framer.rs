@@ -44,6 +44,25 @@ pub enum Stop {
     Close,
 }
 
+/// What a byte of a connection belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Nothing yet: a message begins here.
+    Start,
+    /// A head.
+    Head,
+    /// A body, or a piece of it.
+    Data,
+    /// What holds the pieces of a body together.
+    Frame,
+    /// The fields after a body.
+    Trailers,
+    /// A body or a tunnel that only the end of the connection ends.
+    Rest,
+    /// Nothing: the answer is complete, and none is expected.
+    Over,
+}
+
 /// Where a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -159,18 +178,7 @@ impl Framer {
             if let State::Start { .. } = self.state {
                 begun = Some(at);
             }
-            let found = match self.state {
-                State::Fields => self.fields(rest),
-                State::Start { .. } | State::Size | State::Trailers => {
-                    self.lines(rest).map_err(|fault| (0, fault))
-                }
-                State::Body(left) => Ok(self.skip(left, rest.len(), State::Body)),
-                State::Chunk(left) => Ok(self.skip(left, rest.len(), State::Chunk)),
-                State::ChunkCr => self.must_be(b'\r', rest, State::ChunkLf).map_err(|fault| (0, fault)),
-                State::ChunkLf => self.must_be(b'\n', rest, State::Size).map_err(|fault| (0, fault)),
-                State::Rest => Ok((rest.len(), None)),
-                State::Over(stop) => Ok((0, Some(stop))),
-            };
+            let found = self.step(rest);
             match found {
                 Ok((n, None)) => at += n,
                 Ok((n, stop)) => return Fed { passed: at + n, stop, begun },
@@ -182,6 +190,65 @@ impl Framer {
             }
         }
         Fed { passed: at, stop: None, begun }
+    }
+
+    /// One step: to the end of a line, of a head, of a chunk, or of what there is. A fault comes with the beginning of
+    /// its line.
+    fn step(&mut self, rest: &[u8]) -> Result<(usize, Option<Stop>), (usize, Fault)> {
+        match self.state {
+            State::Fields => self.fields(rest),
+            State::Start { .. } | State::Size | State::Trailers => {
+                self.lines(rest).map_err(|fault| (0, fault))
+            }
+            State::Body(left) => Ok(self.skip(left, rest.len(), State::Body)),
+            State::Chunk(left) => Ok(self.skip(left, rest.len(), State::Chunk)),
+            State::ChunkCr => self.must_be(b'\r', rest, State::ChunkLf).map_err(|fault| (0, fault)),
+            State::ChunkLf => self.must_be(b'\n', rest, State::Size).map_err(|fault| (0, fault)),
+            State::Rest => Ok((rest.len(), None)),
+            State::Over(stop) => Ok((0, Some(stop))),
+        }
+    }
+
+    /// [`Framer::step`] for who decodes what it follows: what the bytes were that it took, and how many.
+    pub(super) fn advance(&mut self, rest: &[u8]) -> Result<(usize, Part), Fault> {
+        let part = self.part();
+        let (taken, stop) = self.step(rest).map_err(|(_, fault)| fault)?;
+        match stop {
+            Some(Stop::Refuse(fault) | Stop::Break(fault)) => Err(fault),
+            Some(Stop::Fork | Stop::Close) | None => Ok((taken, part)),
+        }
+    }
+
+    /// What the next byte belongs to.
+    pub(super) fn part(&self) -> Part {
+        match self.state {
+            State::Start { .. } if self.answers && self.asked.is_none() => Part::Over,
+            State::Start { .. } => Part::Start,
+            State::Fields => Part::Head,
+            State::Body(_) | State::Chunk(_) => Part::Data,
+            State::Size | State::ChunkCr | State::ChunkLf => Part::Frame,
+            State::Trailers => Part::Trailers,
+            State::Rest => Part::Rest,
+            State::Over(_) => Part::Over,
+        }
+    }
+
+    /// How many bytes of the body are left, where that is known.
+    pub(super) fn left(&self) -> Option<u64> {
+        match self.state {
+            State::Body(left) => Some(left),
+            _ => None,
+        }
+    }
+
+    /// Whether the head says how long the body is, in bytes.
+    pub(super) fn sized(&self) -> bool {
+        self.head.length.is_some()
+    }
+
+    /// Whether nothing more may be read although the message ended well ([`Stop::Close`]).
+    pub(super) fn must_close(&self) -> bool {
+        matches!(self.state, State::Over(_))
     }
 
     /// The next line, when it is whole.

@@ -13,12 +13,14 @@
 //! (RFC 9112 §2.2, §11.2). The one thing that passes with a reservation is an answer that may have no body and says
 //! that it has one (204, 304 chunked): it passes without, and its connection is not used again.
 
+mod answers;
 mod fault;
 mod framer;
 mod lines;
 mod scan;
 mod strict;
 
+pub(crate) use answers::{Answers, Bounds, Head, Refusal};
 pub use fault::Fault;
 pub use framer::{Asked, Fed, Framer, Stop};
 pub(crate) use strict::Strict;

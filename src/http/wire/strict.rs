@@ -5,7 +5,7 @@ use std::io;
 use bytes::Bytes;
 use tokio::io::ReadBuf;
 
-use super::{Asked, Fault, Framer, Stop};
+use super::{Fault, Framer, Stop};
 
 /// What hyper reads in place of a head that is refused: no parser takes a NUL, and the empty line has hyper look at
 /// once. So a client gets hyper's 400, in its turn, and an endpoint's answer is an error of parsing.
@@ -32,16 +32,6 @@ enum Ended {
 impl Strict {
     pub(crate) fn new(framer: Framer) -> Self {
         Self { framer, ended: None }
-    }
-
-    /// See [`Framer::expect`].
-    pub(crate) fn expect(&mut self, asked: Asked) {
-        self.framer.expect(asked);
-    }
-
-    /// See [`Framer::take_hints`].
-    pub(crate) fn take_hints(&mut self) -> Vec<Vec<u8>> {
-        self.framer.take_hints()
     }
 
     /// Why a message was refused.

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ::http::HeaderMap;
 use http_body_util::{BodyExt, Empty};
 use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -22,7 +23,10 @@ use tokio::{
 use crate::{
     config::policy::EndpointAddress,
     http::body::RequestBody,
-    upstream::{CheckoutError, Connector, Endpoint, Failure, Lane, Lease, connector::Alpn, limits::Limits},
+    upstream::{
+        CheckoutError, Connector, Endpoint, Failure, Lane, Lease, Listen, RequestHead, connector::Alpn,
+        limits::Limits,
+    },
     worker::LocalExecutor,
 };
 
@@ -75,11 +79,37 @@ pub(super) fn get() -> Request<RequestBody> {
     Request::get("http://origin/").header("host", "origin").body(RequestBody::Empty).unwrap()
 }
 
+struct Deaf;
+
+impl Listen for Deaf {
+    fn hear(&self, _: StatusCode, _: &HeaderMap) {}
+}
+
+/// Sends a request and reads the whole of its answer.
+pub(super) async fn ask(lease: &mut Lease) -> Result<(), Failure> {
+    let (head, _) = get().into_parts();
+    if lease.is_http2() {
+        let response = lease.send_http2(get()).await?;
+        assert_eq!(response.status(), StatusCode::OK);
+        response.into_body().collect().await.unwrap();
+        return Ok(());
+    }
+    let extra = &[];
+    lease.begin_http1(
+        RequestHead { method: &head.method, target: "/", headers: &head.headers, extra },
+        RequestBody::Empty,
+    );
+    let answer = lease.answer_http1(&Deaf).await?;
+    assert_eq!(answer.parts.status, StatusCode::OK);
+    while let Some(frame) = std::future::poll_fn(|cx| lease.poll_frame(cx)).await {
+        frame.unwrap();
+    }
+    Ok(())
+}
+
 /// A whole exchange on a lease.
 pub(super) async fn exchange(mut lease: Lease) -> Result<(), Failure> {
-    let response = lease.send(get(), false, None).await?;
-    assert_eq!(response.status(), StatusCode::OK);
-    response.into_body().collect().await.unwrap();
+    ask(&mut lease).await?;
     lease.finish(Instant::now());
     Ok(())
 }

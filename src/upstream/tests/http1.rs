@@ -58,15 +58,23 @@ fn a_connection_that_outlives_no_request_still_serves_one() {
 }
 
 #[test]
-fn idle_connections_that_the_origin_closed_are_dropped_without_a_tick() {
+fn idle_connections_that_the_origin_closed_are_dropped_at_the_next_tick_and_never_used() {
     run(async {
         let origin = Origin::http1().await;
         let lane = lane_to(origin.address, Alpn::Http1, limits());
         request(&lane).await.unwrap();
         origin.kill();
-        until("the count to come down", || counts(&lane) == (0, 0, 0)).await;
+        until("the count to come down", || {
+            lane.maintain(Instant::now());
+            counts(&lane) == (0, 0, 0)
+        })
+        .await;
         request(&lane).await.unwrap();
         assert_eq!(origin.accepted.get(), 2);
+        origin.kill();
+        until("the origin to be gone", || origin.open.get() == 0).await;
+        request(&lane).await.unwrap();
+        assert_eq!((origin.accepted.get(), counts(&lane)), (3, (1, 1, 0)));
     });
 }
 
@@ -143,8 +151,7 @@ fn a_connection_given_to_one_who_left_goes_to_the_next() {
         let mut first = lane.checkout(Instant::now(), false).await.unwrap();
         let (leaves, stays) = (waiting(&lane), waiting(&lane));
         until("two to wait", || lane.queue().len() == 2).await;
-        let response = first.send(get(), false, None).await.unwrap();
-        http_body_util::BodyExt::collect(response.into_body()).await.unwrap();
+        ask(&mut first).await.unwrap();
         until("the connection to be ready again", || counts(&lane).2 == 1).await;
         first.finish(Instant::now());
         // The connection is in its hands or on the way there; it never looks.
@@ -225,7 +232,11 @@ fn a_floor_of_idle_connections_is_kept_and_a_dead_endpoint_is_left_in_peace() {
         lane.maintain(now);
         assert_eq!(counts(&lane), (3, 3, 0), "idle for long, but needed");
         origin.kill();
-        until("them to be gone", || counts(&lane) == (0, 0, 0)).await;
+        until("them to be gone", || {
+            lane.one_ended();
+            counts(&lane) == (0, 0, 0)
+        })
+        .await;
         origin.refuse().await;
         let mut begun = 0;
         for _ in 0..150 {
@@ -297,7 +308,7 @@ fn an_exchange_that_is_given_up_closes_its_connection_though_its_body_never_ends
         .await;
         let lane = lane_to(origin.address, Alpn::Http1, limits());
         let mut lease = lane.checkout(Instant::now(), false).await.unwrap();
-        let sending = spawn_local(async move { lease.send(get(), false, None).await.map(drop) });
+        let sending = spawn_local(async move { ask(&mut lease).await });
         until("the connection", || origin.open.get() == 1).await;
         sending.abort();
         until("it to be closed", || counts(&lane) == (0, 0, 0) && origin.open.get() == 0).await;

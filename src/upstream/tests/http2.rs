@@ -61,8 +61,7 @@ fn a_connection_that_goes_away_finishes_its_streams_and_takes_no_more() {
         let told = async {
             loop {
                 let mut lease = lane.checkout(Instant::now(), false).await.unwrap();
-                let sent =
-                    tokio::time::timeout(Duration::from_millis(50), lease.send(get(), false, None)).await;
+                let sent = tokio::time::timeout(Duration::from_millis(50), lease.send_http2(get())).await;
                 if let Ok(Err(failure)) = sent {
                     return failure;
                 }
