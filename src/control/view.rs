@@ -15,7 +15,6 @@ use crate::{
 
 impl AdminView for State {
     fn status(&self) -> Value {
-        let live = self.shown().status();
         let baseline = self.baseline();
         let snapshot = self.shared.snapshot.load();
         let listeners: Vec<_> = self
@@ -33,7 +32,7 @@ impl AdminView for State {
                 })
             })
             .collect();
-        json!({
+        let mut status = json!({
             "service": self.service.as_str(),
             "instance": self.instance.as_str(),
             "zone": self.zone.as_ref().map(Name::as_str),
@@ -43,28 +42,17 @@ impl AdminView for State {
             "draining": self.readiness.draining(),
             "ready": self.readiness.ready().err().map_or(json!(true), |reasons| json!(reasons)),
             "policy": {
-                "source": live["source"],
                 "generation": snapshot.generation,
                 "loaded": timestamp(baseline.loaded),
                 "file_refused": baseline.refused,
-                "failed": live["failed"],
-                "bypass": live["bypass"],
                 "routes": snapshot.routes.len(),
                 "upstreams": snapshot.upstreams.len(),
-                "refused": live["refused"],
-                "warnings": live["warnings"],
-                "masked": live["masked"],
-                "next_expiry": live["next_expiry"],
-                "unreadable": live["unreadable"],
             },
-            "revisions": live["revisions"],
-            "sync_age_seconds": live["sync_age_seconds"],
-            "held": live["held"],
-            "store": live["store"],
-            "cache": live["cache"],
-            "instances": live["instances"],
             "listeners": listeners,
-        })
+        });
+        drop(baseline);
+        self.shown().add_to(&mut status);
+        status
     }
 
     fn policy(&self) -> Value {

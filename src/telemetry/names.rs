@@ -148,7 +148,7 @@ table! {
     POLICY_INSTANCES: Gauge Gauge "weir_policy_instances" [] "instances", "Live instances of this service, as the store counts them; 0 while that is not known.";
     STORE_CONNECTED: Gauge Gauge "weir_store_connected" [] "", "1 while the store answers.";
     STORE_RECONNECTS: Counter Counter "weir_store_reconnects_total" ["cause"] "connections", "Connections to the store that ended or did not come to be: connect, tls, auth, leader, stalled, broken, protocol.";
-    STORE_READS: Counter Counter "weir_store_reads_total" ["cause"] "reads", "Times everything was read: start, compaction, new_cluster, regression, lost, poll.";
+    STORE_READS: Counter Counter "weir_store_reads_total" ["cause"] "reads", "Times everything was read: start, compaction, `new_cluster`, regression, lost, poll.";
     TLS_RELOADS: Counter Counter "weir_tls_reloads_total" ["listener", "result"] "reloads", "Times a changed certificate or key was read again: success, failure (the old pair stays).";
     ACCESS_DROPPED: Counter Counter "weir_access_records_dropped_total" ["cause"] "records", "Access records that were not written: `queue_full` (the writer cannot follow), `refusal_limit` (more than 10 refusals a second for one reason).";
     LOG_DROPPED: Counter Counter "weir_log_lines_dropped_total" [] "lines", "Log lines that were not written because the writer cannot follow.";

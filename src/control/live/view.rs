@@ -112,32 +112,53 @@ impl Shown {
             || self.effective.as_ref().is_some_and(|effective| !effective.refused.is_empty())
     }
 
-    /// The parts of `/status` that are about live policy.
-    pub(in crate::control) fn status(&self) -> Value {
+    /// Adds to `/status` what is about live policy.
+    pub(in crate::control) fn add_to(&self, status: &mut Value) {
         let [observed, proven, applied] = self.revisions();
         let revision = |revision: i64| if self.store.is_some() { json!(revision) } else { Value::Null };
         let effective = self.effective.as_ref();
-        json!({
-            "source": self.source.text(),
-            "failed": self.failed,
-            "bypass": effective.is_some_and(|effective| effective.policy.bypass),
-            "revisions": { "observed": revision(observed), "proven": revision(proven), "applied": revision(applied) },
-            "sync_age_seconds": self.store.as_ref().map(|_| self.sync_age(Instant::now()).as_secs_f64()),
-            "refused": effective.map(refused).unwrap_or_default(),
-            "warnings": effective.map(warnings).unwrap_or_default(),
-            "masked": effective.map(masked).unwrap_or_default(),
-            "next_expiry": effective.and_then(|e| e.next_expiry).map(|at| at.to_string()),
-            "held": self.holdings.iter().map(holding).collect::<Vec<_>>(),
-            "unreadable": self.faults.iter().map(|(key, why)| json!({ "key": &**key, "why": why })).collect::<Vec<_>>(),
-            "store": self.store.as_ref().map(StoreView::to_json),
-            "cache": self.cache.as_ref().map(|cache| json!({
-                "written": cache.written.map(|at| at.to_string()),
-                "revision": cache.revision,
-                "error": cache.error,
-            })),
-            "instances": self.instances,
-        })
+        if let Some(policy) = status.get_mut("policy") {
+            add(
+                policy,
+                json!({
+                    "source": self.source.text(),
+                    "failed": self.failed,
+                    "bypass": effective.is_some_and(|effective| effective.policy.bypass),
+                    "refused": effective.map(refused).unwrap_or_default(),
+                    "warnings": effective.map(warnings).unwrap_or_default(),
+                    "masked": effective.map(masked).unwrap_or_default(),
+                    "next_expiry": effective.and_then(|e| e.next_expiry).map(|at| at.to_string()),
+                    "unreadable": self.faults.iter().map(unreadable).collect::<Vec<_>>(),
+                }),
+            );
+        }
+        add(
+            status,
+            json!({
+                "revisions": { "observed": revision(observed), "proven": revision(proven), "applied": revision(applied) },
+                "sync_age_seconds": self.store.as_ref().map(|_| self.sync_age(Instant::now()).as_secs_f64()),
+                "held": self.holdings.iter().map(holding).collect::<Vec<_>>(),
+                "store": self.store.as_ref().map(StoreView::to_json),
+                "cache": self.cache.as_ref().map(|cache| json!({
+                    "written": cache.written.map(|at| at.to_string()),
+                    "revision": cache.revision,
+                    "error": cache.error,
+                })),
+                "instances": self.instances,
+            }),
+        );
     }
+}
+
+/// Adds the entries of `more` to those of `object`.
+fn add(object: &mut Value, more: Value) {
+    if let (Value::Object(object), Value::Object(more)) = (object, more) {
+        object.extend(more);
+    }
+}
+
+fn unreadable((key, why): &(Arc<str>, String)) -> Value {
+    json!({ "key": &**key, "why": why })
 }
 
 impl StoreView {
