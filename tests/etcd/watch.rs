@@ -86,7 +86,8 @@ fn a_transaction_over_all_scopes_is_told_at_once(version: Version) {
             follower.told(|told| told.last.map(|(_, told)| told.saturating_duration_since(answered))),
         );
     }
-    (delays.sort(), felt.sort());
+    delays.sort();
+    felt.sort();
     eprintln!("{version:?}: message to telling {delays:?}, put to telling {felt:?}");
 }
 
