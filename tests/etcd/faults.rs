@@ -2,11 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::{
-    io::{AsyncReadExt, copy_bidirectional},
-    net::{TcpListener, TcpStream},
-    sync::watch,
-};
 use weir::store::{Lost, ReadCause, watch::Settings};
 
 use crate::{
@@ -15,8 +10,7 @@ use crate::{
     support::{
         driver,
         etcd::{Etcd, Version},
-        wait_until,
-        weir::unused_address,
+        gate::{self, Gate},
     },
 };
 
@@ -110,7 +104,7 @@ fn tells_a_restored_store_that_has_overtaken_what_was_known(version: Version) {
     writer.put("orders/switches/a", "old");
     let copy = etcd.backup();
     let before = writer.put("orders/switches/a", "new");
-    let gate = Gate::start(&etcd);
+    let gate = Gate::start(etcd.address());
     let follower = Follower::start(gate.endpoint());
     follower.reaches(before);
     gate.close();
@@ -130,7 +124,7 @@ fn tells_a_restored_store_that_has_overtaken_what_was_known(version: Version) {
 fn an_idle_prefix_survives_compaction_and_changes_that_were_compacted_are_read(version: Version) {
     let etcd = Etcd::start(version);
     let writer = Writer::connect(etcd.endpoint());
-    let gate = Gate::start(&etcd);
+    let gate = Gate::start(etcd.address());
     let first = writer.put("orders/switches/a", "on");
     let follower = Follower::start(gate.endpoint());
     follower.reaches(first);
@@ -191,19 +185,11 @@ fn a_port_that_never_answers_is_passed_over(version: Version) {
     let etcd = Etcd::start(version);
     let writer = Writer::connect(etcd.endpoint());
     let last = writer.put("orders/switches/a", "on");
-    let address = unused_address();
-    driver::spawn(async move {
-        let listener = TcpListener::bind(address).await.unwrap();
-        let mut held = Vec::new();
-        while let Ok((stream, _)) = listener.accept().await {
-            held.push(stream);
-        }
-    });
-    wait_until("the hole to listen", || std::net::TcpStream::connect(address).is_ok());
+    let hole = gate::hole();
     // Whichever comes first in the shuffled order, half of these begin with the hole.
     for _ in 0..4 {
         let settings = Settings { call_timeout: Duration::from_millis(500), ..Settings::default() };
-        let endpoints = [format!("http://{address}"), etcd.endpoint()];
+        let endpoints = [format!("http://{hole}"), etcd.endpoint()];
         let follower = Follower::with(config(&endpoints), settings);
         follower.reaches(last);
         follower.told(|told| assert_eq!(told.connected, [etcd.endpoint()]));
@@ -231,49 +217,4 @@ fn a_frozen_member_of_three_is_left_for_another(version: Version) {
     let last = writer.put("orders/switches/a", "off");
     follower.reaches(last);
     follower.check(&writer, 0);
-}
-
-/// A way to a server that can be cut.
-struct Gate {
-    address: std::net::SocketAddr,
-    open: watch::Sender<bool>,
-}
-
-impl Gate {
-    fn start(etcd: &Etcd) -> Self {
-        let (address, server) = (unused_address(), etcd.address());
-        let (open, is_open) = watch::channel(true);
-        driver::spawn(async move {
-            let listener = TcpListener::bind(address).await.unwrap();
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let mut is_open = is_open.clone();
-                tokio::spawn(async move {
-                    if !*is_open.borrow() {
-                        return;
-                    }
-                    let Ok(mut to) = TcpStream::connect(server).await else { return };
-                    tokio::select! {
-                        _ = copy_bidirectional(&mut stream, &mut to) => {}
-                        _ = is_open.wait_for(|open| !open) => {}
-                    }
-                    let _ = stream.read(&mut []).await;
-                });
-            }
-        });
-        wait_until("the gate to listen", || std::net::TcpStream::connect(address).is_ok());
-        Self { address, open }
-    }
-
-    fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    /// Cuts all connections, and new ones at once.
-    fn close(&self) {
-        self.open.send_replace(false);
-    }
-
-    fn open(&self) {
-        self.open.send_replace(true);
-    }
 }

@@ -6,21 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use etcd_client::{Client, ConnectOptions, GetOptions, TxnOp};
 use weir::{
     config::Name,
     store::{
         Event, Lost, ReadCause,
         etcd::{Config, Etcd},
         key::Identity,
-        watch::{MAX_VALUE_BYTES, Settings},
+        watch::Settings,
     },
 };
 
-use crate::support::{PATIENCE, driver, wait_for, wait_until};
-
-/// Keys below `/weir/policy/` and their values, as told.
-pub type State = BTreeMap<String, Vec<u8>>;
+use crate::support::{PATIENCE, driver, wait_until};
+pub use crate::support::writer::{State, Writer, put};
 
 /// What was told so far.
 #[derive(Debug, Default)]
@@ -167,80 +164,4 @@ impl Told {
             Event::Faults { .. } => panic!("a directory's, not etcd's"),
         }
     }
-}
-
-/// Writes to etcd, on a connection of its own.
-#[derive(Clone)]
-pub struct Writer(pub Client);
-
-impl Writer {
-    #[track_caller]
-    pub fn connect(endpoint: String) -> Self {
-        Self::with(endpoint, ConnectOptions::new())
-    }
-
-    #[track_caller]
-    pub fn with(endpoint: String, options: ConnectOptions) -> Self {
-        let options = options.with_timeout(Duration::from_secs(5));
-        driver::run(async move { Self(Client::connect([endpoint], Some(options)).await.unwrap()) })
-    }
-
-    /// Puts `/weir/policy/<key>`; tries until etcd takes it. Gives the revision.
-    #[track_caller]
-    pub fn put(&self, key: &str, value: impl Into<Vec<u8>>) -> i64 {
-        let (key, value) = (format!("/weir/policy/{key}"), value.into());
-        wait_for("a put", || {
-            let (mut client, key, value) = (self.0.clone(), key.clone(), value.clone());
-            driver::run(async move {
-                client.put(key, value, None).await.ok().map(|put| put.header().unwrap().revision())
-            })
-        })
-    }
-
-    #[track_caller]
-    pub fn delete(&self, key: &str) -> i64 {
-        self.transaction(vec![TxnOp::delete(format!("/weir/policy/{key}"), None)])
-    }
-
-    /// Does all of this in one revision.
-    #[track_caller]
-    pub fn transaction(&self, operations: Vec<TxnOp>) -> i64 {
-        let mut client = self.0.clone();
-        driver::run(async move {
-            let txn = etcd_client::Txn::new().and_then(operations);
-            client.txn(txn).await.unwrap().header().unwrap().revision()
-        })
-    }
-
-    #[track_caller]
-    pub fn compact(&self, revision: i64) {
-        let mut client = self.0.clone();
-        driver::run(async move {
-            client.compact(revision, None).await.unwrap();
-        });
-    }
-
-    /// What the three scopes held at a revision, as it is told: long values cut.
-    #[track_caller]
-    pub fn history(&self, revision: i64) -> State {
-        let mut client = self.0.clone();
-        driver::run(async move {
-            let mut state = State::new();
-            for scope in ["_all/", "orders/", "orders@pod-1/"] {
-                let options = GetOptions::new().with_prefix().with_revision(revision);
-                let answer = client.get(format!("/weir/policy/{scope}"), Some(options)).await.unwrap();
-                for item in answer.kvs() {
-                    let key = String::from_utf8_lossy(&item.key()["/weir/policy/".len()..]).into_owned();
-                    let length = item.value().len().min(MAX_VALUE_BYTES + 1);
-                    state.insert(key, item.value()[..length].to_vec());
-                }
-            }
-            state
-        })
-    }
-}
-
-/// A put as a part of a transaction.
-pub fn put(key: &str, value: &str) -> TxnOp {
-    TxnOp::put(format!("/weir/policy/{key}"), value, None)
 }

@@ -10,7 +10,7 @@ use etcd_client::{Client, ConnectOptions};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::{certs::Identity, driver, wait_until, weir::unused_address};
+use super::{certs::Identity, driver, programs::run, wait_until, weir::unused_address};
 
 /// Which server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,6 +225,29 @@ impl Etcd {
         self.run();
         self.answers();
         copy
+    }
+
+    /// What `etcdctl snapshot save` writes, for [`Self::restore_snapshot`].
+    #[track_caller]
+    pub fn snapshot(&self) -> TempDir {
+        let folder = TempDir::new().unwrap();
+        let file = folder.path().join("snapshot.db");
+        run("etcdctl", &["--endpoints", &self.endpoint(), "snapshot", "save", file.to_str().unwrap()]).ok();
+        folder
+    }
+
+    /// Goes back to a snapshot by `etcdctl snapshot restore`; the server is not started.
+    #[track_caller]
+    pub fn restore_snapshot(&mut self, snapshot: &TempDir) {
+        self.kill();
+        std::fs::remove_dir_all(self.data()).unwrap();
+        let (file, data, peer) =
+            (snapshot.path().join("snapshot.db"), self.data(), format!("http://{}", self.peer));
+        let mut arguments = vec!["snapshot", "restore", file.to_str().unwrap()];
+        arguments.extend(["--data-dir", data.to_str().unwrap(), "--name", &self.name]);
+        arguments.extend(["--initial-cluster", &self.peers, "--initial-cluster-token", &self.token]);
+        arguments.extend(["--initial-advertise-peer-urls", &peer]);
+        run("etcdctl", &arguments).ok();
     }
 
     /// Goes back to a copy; the server is not started.

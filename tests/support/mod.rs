@@ -21,6 +21,7 @@ pub mod client;
 pub mod driver;
 pub mod etcd;
 pub mod frames;
+pub mod gate;
 pub mod metrics;
 pub mod origin;
 pub mod programs;
@@ -28,6 +29,7 @@ pub mod raw;
 pub mod raw_origin;
 pub mod servers;
 pub mod weir;
+pub mod writer;
 
 use std::time::{Duration, Instant};
 
