@@ -215,6 +215,7 @@ impl Bound {
         crate::control::bring_gauges_up_to_date(&state);
         let served = runtime.block_on(async {
             let (stop, stopped) = tokio::sync::watch::channel(false);
+            let starting = state.readiness().hold("the first policy is awaited");
             let sides = [(self.admin.take(), Surface::Admin), (self.telemetry.take(), Surface::Telemetry)];
             for (socket, surface) in sides {
                 let Some(socket) = socket else { continue };
@@ -231,6 +232,8 @@ impl Bound {
             let begun = crate::control::begin(&state, &self.file, reload, control).await;
             // No request is served before it is known by what policy.
             let threads = self.start_workers(&sockets)?;
+            // Each worker holds readiness back by itself now.
+            drop(starting);
             // The last worker that stops accepting closes a socket, and nobody else keeps it open.
             drop(sockets);
             crate::control::run(state.clone(), std::mem::take(&mut self.certificates), begun).await;
@@ -279,6 +282,8 @@ impl Bound {
                         .into_iter()
                         .filter_map(|(listener, socket)| Some((listener, Acceptor::new(socket).ok()?)))
                         .collect();
+                    // What has just begun is not stuck, however long the start took.
+                    readiness.beat(index, Instant::now());
                     drop(starting);
                     let worker = Worker::new(index, shared);
                     worker.run(registered, inbox, || readiness.beat(index, Instant::now())).await;

@@ -81,11 +81,15 @@ impl Readiness {
         }
     }
 
-    /// Whether all workers turn.
+    /// Whether all workers turn. While the start still waits for something there are none yet, and it is alive: it may
+    /// be told to wait for the store for longer than [`STALE`].
     ///
     /// # Errors
     /// One sentence for each worker that has not turned for [`STALE`].
     pub fn live(&self, now: Instant) -> Result<(), Vec<String>> {
+        if !self.started() {
+            return Ok(());
+        }
         let passed = now.saturating_duration_since(self.epoch);
         let stuck: Vec<_> = self
             .beats
@@ -158,6 +162,20 @@ mod tests {
         drop(again);
         assert_eq!(readiness.ready(), Err(vec!["draining"]));
         assert!(readiness.started() && readiness.draining());
+    }
+
+    #[test]
+    fn a_start_that_waits_for_long_is_alive_and_nothing_else() {
+        let start = Instant::now();
+        let readiness = Readiness::new(1, start);
+        let policy = readiness.hold("policy");
+        let later = start + Duration::from_mins(1);
+        assert_eq!((readiness.live(later), readiness.started()), (Ok(()), false));
+        assert_eq!(readiness.ready(), Err(vec!["policy"]));
+        readiness.beat(0, later);
+        drop(policy);
+        assert_eq!((readiness.live(later), readiness.started()), (Ok(()), true));
+        assert!(readiness.live(later + STALE + Duration::from_millis(1)).is_err());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::{
         etcd::{Etcd, Version},
         gate,
         origin::Origin,
-        weir::Weir,
+        weir::{Weir, get},
         writer::Writer,
     },
     world::{self, Store, World, counted, promised, within},
@@ -112,6 +112,23 @@ fn promise_8_honest_a_start_without_store_and_cache_is_one_from_the_file() {
         counted(weir.metrics().sum("weir_store_reconnects_total", &[])) >= 1
             && weir.admin_get("/status").json()["store"]["error"]["message"].is_string()
     });
+}
+
+/// While a start waits for the store it is alive and not ready, and says what it waits for; and it can be ended.
+#[test]
+fn promise_8_honest_a_start_that_waits_for_the_store_is_not_ready() {
+    let folder = TempDir::new().unwrap();
+    let origins = world::origins(&Arc::new(Notify::new()));
+    let mut store = away(&folder.path().join("policy.cache"));
+    store.more = store.more.replace("500ms", "10m");
+    let mut weir = Weir::spawn(&world::file(&store, &origins), &[]);
+    let probe = |path| get(weir.at("telemetry"), path);
+    within("an answer", || probe("/livez").is_some());
+    let ready = probe("/readyz").unwrap();
+    assert_eq!((ready.status(), ready.text().as_str()), (503, "the first policy is awaited\n"));
+    assert_eq!((probe("/livez").unwrap().status(), probe("/startupz").unwrap().status()), (200, 503));
+    weir.sigterm();
+    assert_eq!(weir.wait_exit(), 0);
 }
 
 /// A cache of another store is taken, and the store is doubted: it could be the wrong one.

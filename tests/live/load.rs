@@ -5,7 +5,7 @@ use std::{
     io,
     net::{SocketAddr, TcpStream},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::JoinHandle,
@@ -53,12 +53,7 @@ impl Load {
     }
 
     fn told<T>(&self, look: impl FnOnce(&[Client]) -> T) -> T {
-        look(&self.told.lock().unwrap())
-    }
-
-    /// How many answers there were.
-    pub fn count(&self) -> usize {
-        self.told(|clients| clients.iter().map(|client| client.answers.len()).sum())
+        look(&self.told.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// When the first answer under the change `n` came that is younger than `after`.

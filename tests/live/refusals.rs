@@ -32,7 +32,7 @@ fn bad() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("orders/routes/bomb", bomb.into_bytes(), "alias"),
         ("orders/routes/deep", deep(200).into_bytes(), ""),
         ("orders/routes/deeper", deep(100_000).into_bytes(), ""),
-        ("orders/routes/huge", vec![b'x'; 300 << 10], "256"),
+        ("orders/routes/huge", vec![b'x'; 300 << 10], "262144"),
         ("orders/routes/regex", regex.as_bytes().to_vec(), ""),
         ("orders/routes/dangling", b"{upstream: nobody}".to_vec(), "nobody"),
         ("orders/routes/with/slashes", b"{upstream: app}".to_vec(), ""),

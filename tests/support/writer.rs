@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use etcd_client::{Client, ConnectOptions, DeleteOptions, GetOptions, TxnOp};
+use etcd_client::{
+    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, Txn, TxnOp, TxnOpResponse,
+};
 use weir::store::watch::MAX_VALUE_BYTES;
 
 use super::{driver, wait_for};
@@ -50,14 +52,28 @@ impl Writer {
         self.transaction(vec![TxnOp::delete(format!("/weir/policy/{prefix}"), Some(options))])
     }
 
-    /// Does all of this in one revision; tries until etcd takes it.
+    /// Does all of this in one revision, and never twice; tries until etcd takes it.
+    ///
+    /// A cluster that loses its leader may do long after what it gave no answer to. So each one leaves a mark, outside
+    /// of policy, and is not done where its mark is already there.
     #[track_caller]
-    pub fn transaction(&self, operations: Vec<TxnOp>) -> i64 {
+    pub fn transaction(&self, mut operations: Vec<TxnOp>) -> i64 {
+        let mark = format!("/test/{:032x}", fastrand::u128(..));
+        operations.push(TxnOp::put(mark.clone(), "done", None));
+        let new = Compare::version(mark.clone(), CompareOp::Equal, 0);
+        let found = TxnOp::get(mark, None);
+        let txn = Txn::new().when([new]).and_then(operations).or_else([found]);
         wait_for("a transaction", || {
-            let (mut client, operations) = (self.0.clone(), operations.clone());
+            let (mut client, txn) = (self.0.clone(), txn.clone());
             driver::run(async move {
-                let txn = etcd_client::Txn::new().and_then(operations);
-                client.txn(txn).await.ok().map(|done| done.header().unwrap().revision())
+                let done = client.txn(txn).await.ok()?;
+                if done.succeeded() {
+                    return Some(done.header().unwrap().revision());
+                }
+                match done.op_responses().pop() {
+                    Some(TxnOpResponse::Get(mark)) => Some(mark.kvs()[0].mod_revision()),
+                    other => panic!("{other:?}"),
+                }
             })
         })
     }
