@@ -16,8 +16,8 @@ use weir::{
     },
 };
 
-use crate::support::{PATIENCE, driver, wait_until};
 pub use crate::support::writer::{State, Writer, put};
+use crate::support::{PATIENCE, driver, wait_until};
 
 /// What was told so far.
 #[derive(Debug, Default)]

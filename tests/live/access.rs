@@ -1,6 +1,11 @@
 //! Users, tokens and certificates change while Weir runs.
 
-use std::{fs, path::Path, sync::Mutex, time::{Duration, Instant}};
+use std::{
+    fs,
+    path::Path,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
 use etcd_client::{Client, ConnectOptions, Permission, PermissionType};
 use tempfile::TempDir;
@@ -205,7 +210,11 @@ fn promise_3_lossless_certificates_that_are_rotated() {
     let writer = TlsWriter::new(&etcd, &old, &own);
     writer.change(&mut world);
     world.load.reaches(2);
-    crate::world::promised("the policy is right with new certificates", back.elapsed(), Duration::from_secs(5));
+    crate::world::promised(
+        "the policy is right with new certificates",
+        back.elapsed(),
+        Duration::from_secs(5),
+    );
     assert_eq!(world.reads("start"), 1);
     world.checker.check_revisions();
     world.end(0);

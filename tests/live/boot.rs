@@ -94,7 +94,9 @@ fn promise_5_kept_a_cache_that_is_torn_at_ten_places_is_set_aside() {
         let mut store = store.clone();
         store.more = store.more.replace(&cache.display().to_string(), &torn.display().to_string());
         let (weir, _) = serves(&store, &origins, 0, "baseline");
-        within("that it says so", || weir.stdout().contains("set aside") || weir.stderr().contains("set aside"));
+        within("that it says so", || {
+            weir.stdout().contains("set aside") || weir.stderr().contains("set aside")
+        });
         let aside = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
         let aside: Vec<_> = aside.filter(|name| name.to_string_lossy().contains(".bad-")).collect();
         assert_eq!(aside.len(), 1, "{part}: {aside:?}");
@@ -152,7 +154,9 @@ fn promise_5_kept_a_folder_that_cannot_be_written_is_reported() {
 fn promise_5_kept_a_full_disk_is_reported_and_mended() {
     let mount = Mount::start();
     let Some(mount) = mount else {
-        eprintln!("no small file system can be mounted here; a full disk is in the tests of store::cache as well");
+        eprintln!(
+            "no small file system can be mounted here; a full disk is in the tests of store::cache as well"
+        );
         return;
     };
     let filler = mount.folder.path().join("filler");

@@ -86,7 +86,11 @@ fn promise_6_stateful_pooled_connections_live_through_changes() {
     }
     world.checker.check(&writer, 0, 0);
     assert_eq!(origin.connections(), origin.open_connections(), "none was closed");
-    assert!(origin.connections() <= 2 * 4, "one for each client and worker at most: {}", origin.connections());
+    assert!(
+        origin.connections() <= 2 * 4,
+        "one for each client and worker at most: {}",
+        origin.connections()
+    );
     world.go.notify_one();
     assert_eq!(slow.answer().text(), "origin 0");
     world.end(0);
@@ -102,7 +106,8 @@ fn promise_2_safe_an_overlay_ends_by_itself_while_the_store_is_away() {
     let until = Timestamp::now() + jiff::SignedDuration::from_secs(4);
     // Over the service's: the same change, under the number that has the same origin.
     let n = 1 + world::ORIGINS as u64;
-    let overlay = format!("{{until: {until}, by: ops, why: a test, response_headers: {{set: {{x-n: \"{n}\"}}}}}}");
+    let overlay =
+        format!("{{until: {until}, by: ops, why: a test, response_headers: {{set: {{x-n: \"{n}\"}}}}}}");
     writer.put("orders@pod-1/routes/all", overlay);
     world.load.reaches(n);
     etcd.kill();

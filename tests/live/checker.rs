@@ -120,7 +120,8 @@ pub fn in_force(policy: &Value) -> InForce {
     let kinds = policy.as_object().unwrap().iter().filter(|(kind, _)| *kind != "bypass");
     let documents = kinds.flat_map(|(_, documents)| documents.as_object().unwrap().values());
     let fields = documents.flat_map(|document| document["fields"].as_object().unwrap().values());
-    let key = |field: &Value| Some((field.get("key")?.as_str()?.to_owned(), field.get("revision")?.as_i64()?));
+    let key =
+        |field: &Value| Some((field.get("key")?.as_str()?.to_owned(), field.get("revision")?.as_i64()?));
     fields.filter_map(key).collect()
 }
 

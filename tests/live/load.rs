@@ -79,7 +79,9 @@ impl Load {
     pub fn stays(&self, n: u64) {
         let from = self.told(|clients| clients.iter().map(|client| client.answers.len()).collect::<Vec<_>>());
         within("more answers", || {
-            self.told(|clients| clients.iter().zip(&from).all(|(client, from)| client.answers.len() > from + 20))
+            self.told(|clients| {
+                clients.iter().zip(&from).all(|(client, from)| client.answers.len() > from + 20)
+            })
         });
         // A request that ran meanwhile may have begun earlier.
         self.told(|clients| {
@@ -98,7 +100,12 @@ impl Load {
         self.told(|clients| {
             for client in clients {
                 let all = client.answers.len() + client.failures.len();
-                assert!(client.failures.is_empty(), "{} of {all}: {:#?}", client.failures.len(), client.failures);
+                assert!(
+                    client.failures.is_empty(),
+                    "{} of {all}: {:#?}",
+                    client.failures.len(),
+                    client.failures
+                );
                 let back: Vec<_> = client.answers.windows(2).filter(|pair| pair[1].1 < pair[0].1).collect();
                 assert!(back.len() <= steps_back, "backwards: {back:?}");
             }
@@ -150,8 +157,7 @@ fn one(address: SocketAddr, connection: &mut Option<Raw>) -> Result<u64, String>
     let failed = |error: io::Error| error.to_string();
     let raw = match connection {
         Some(raw) => raw,
-        None => connection
-            .insert(Raw::over(TcpStream::connect_timeout(&address, PATIENCE).map_err(failed)?)),
+        None => connection.insert(Raw::over(TcpStream::connect_timeout(&address, PATIENCE).map_err(failed)?)),
     };
     raw.try_send(format!("GET / HTTP/1.1\r\nhost: {address}\r\n\r\n")).map_err(failed)?;
     let head = raw.head().map_err(failed)?;

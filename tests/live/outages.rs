@@ -113,7 +113,8 @@ fn promise_3_lossless_members_that_take_connections_and_never_answer_are_passed_
     let writer = Writer::connect(etcd.endpoint());
     let mut endpoints: Vec<_> = (0..3).map(|_| format!("http://{}", gate::hole())).collect();
     endpoints.push(etcd.endpoint());
-    let store = Store { etcd: "connect_timeout: 500ms, request_timeout: 500ms".into(), ..Store::at(&endpoints) };
+    let store =
+        Store { etcd: "connect_timeout: 500ms, request_timeout: 500ms".into(), ..Store::at(&endpoints) };
     let mut world = World::with(&store);
     world.changes(&writer);
     assert_eq!(world.status()["store"]["endpoint"], etcd.endpoint().as_str());
@@ -146,7 +147,11 @@ fn promise_7_polite_and_3_lossless_a_cut_in_the_middle_of_a_thousand_keys() {
         let in_force = checker::in_force(&world.weir.admin_get("/policy").json());
         in_force.len() == 1002 && in_force.values().max() == Some(&last)
     });
-    assert_eq!((world.reads("start"), all_reads(&world)), (1, 1), "a thousand changes, and nothing was read anew");
+    assert_eq!(
+        (world.reads("start"), all_reads(&world)),
+        (1, 1),
+        "a thousand changes, and nothing was read anew"
+    );
     world.checker.check(&writer, 0, 0);
     world.checker.check_revisions();
     world.end(0);

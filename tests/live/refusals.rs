@@ -129,7 +129,8 @@ fn promise_2_safe_a_scope_of_too_many_keys_keeps_the_oldest() {
     // Two of the scope's are the route's and the upstream's, which are older.
     within("two of them refused", || {
         let refused = refused(&world);
-        refused.iter().filter(|(_, reason)| reason.contains("10000") || reason.contains("10,000")).count() == 2
+        refused.iter().filter(|(_, reason)| reason.contains("10000") || reason.contains("10,000")).count()
+            == 2
     });
     world.load.stays(1);
     writer.delete_all("orders/endpoints/crowd/");

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use tokio::{
-    io::{AsyncReadExt, copy_bidirectional},
+    io::copy_bidirectional,
     net::{TcpListener, TcpStream},
     sync::watch,
 };
@@ -36,7 +36,6 @@ impl Gate {
                         _ = copy_bidirectional(&mut stream, &mut to) => {}
                         _ = is_open.wait_for(|open| !open) => {}
                     }
-                    let _ = stream.read(&mut []).await;
                 });
             }
         });
