@@ -34,6 +34,9 @@ const SHORTEST_LEASE: Duration = Duration::from_secs(15);
 /// The first report comes within this time: pods that start together do not write together.
 const FIRST: Duration = Duration::from_secs(1);
 
+/// A change is written after up to this part of the interval: a change of all pods is not written by all at once.
+const SPREAD: f64 = 0.2;
+
 /// How long the end waits for the lease to be given back.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -52,18 +55,27 @@ pub(super) async fn keep(
     let mut presence =
         Presence { state, client, root: etcd.root.to_string(), interval, lease: None, failed: false };
     let mut next = Instant::now() + FIRST.mul_f64(fastrand::f64());
-    let mut owes = true;
+    let (mut written, mut owes) = (None, true);
     loop {
         tokio::select! {
             () = async { drop(ended.wait_for(|&ended| ended).await) } => return presence.leave().await,
             () = sleep_until(next) => {}
+            // Fails only when the sender is gone, and then everything is over.
+            Ok(()) = changes.changed(), if !owes => {
+                owes = true;
+                // Soon, but not sooner after the last time than it should, and not all pods at once.
+                let earliest = written.map_or_else(Instant::now, |at: Instant| (at + interval).max(Instant::now()));
+                next = next.min(earliest + interval.mul_f64(SPREAD * fastrand::f64()));
+                continue;
+            }
         }
-        owes |= changes.has_changed().unwrap_or(false);
-        changes.mark_unchanged();
         let done = presence.renew(owes).await;
         presence.note(&done);
+        if owes && done.is_ok() {
+            written = Some(Instant::now());
+        }
         owes = done.is_err();
-        next = Instant::now() + jittered(interval);
+        next = Instant::now() + interval.mul_f64(1.0 + SPREAD * fastrand::f64());
     }
 }
 
@@ -184,9 +196,4 @@ fn hash(documents: &Documents) -> String {
         hash.update(format!("{}/{name} {}\n", kind.as_str(), node.to_json()).as_bytes());
     }
     format!("{:016x}", hash.digest())
-}
-
-/// `interval` and up to a fifth more: it is the shortest time between two writes.
-fn jittered(interval: Duration) -> Duration {
-    interval.mul_f64(1.0 + 0.2 * fastrand::f64())
 }
