@@ -1,6 +1,9 @@
 //! `weir wait`: until every instance has a revision.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt::Write,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -292,22 +295,18 @@ impl View {
             }
         }
         for why in &self.unclear {
-            out.push_str(&format!("not understood: {}\n", super::table::printable(why)));
+            let _ = writeln!(out, "not understood: {}", super::table::printable(why));
         }
         for name in &self.missing {
-            out.push_str(&format!("not seen: {name}\n"));
+            let _ = writeln!(out, "not seen: {name}");
         }
         if self.seen() == 0 {
             out.push_str("no instance was seen: is it the right service, and is `store.presence` on?\n");
         }
-        out.push_str(&format!(
-            "{} of {} instances have revision {}",
-            self.current(),
-            self.seen(),
-            self.revision
-        ));
+        let (have, seen) = (self.current(), self.seen());
+        let _ = write!(out, "{have} of {seen} instances have revision {}", self.revision);
         if let Some(expected) = self.expected {
-            out.push_str(&format!("; {expected} were expected"));
+            let _ = write!(out, "; {expected} were expected");
         }
         out.push('\n');
         out

@@ -1,5 +1,7 @@
 //! `weir policy ls`, `get` and `diff`.
 
+use std::fmt::Write;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -51,10 +53,8 @@ pub(super) fn ls(args: &Ls) -> Result<ExitStatus, Failure> {
 
 fn row(item: &Item, now: Timestamp) -> Vec<String> {
     let (value, envelope) = show::opened(item);
-    let until = envelope.until.map(|until| match until <= now {
-        true => format!("{until} (over)"),
-        false => until.to_string(),
-    });
+    let over = |until| if until <= now { " (over)" } else { "" };
+    let until = envelope.until.map(|until| format!("{until}{}", over(until)));
     vec![
         item.key.to_string(),
         show::short(&value),
@@ -115,7 +115,7 @@ pub(super) fn get(args: &Get) -> Result<ExitStatus, Failure> {
         Output::Text => {
             let mut text: String = overlays.iter().map(|item| overlay(item)).collect();
             for refused in &refused {
-                text.push_str(&format!("refused: {}: {}\n\n", refused.key, refused.reason));
+                let _ = write!(text, "refused: {}: {}\n\n", refused.key, refused.reason);
             }
             text.push_str(&found.as_ref().map(in_force).unwrap_or_default());
             text
@@ -126,18 +126,16 @@ pub(super) fn get(args: &Get) -> Result<ExitStatus, Failure> {
 
 fn overlay(item: &Item) -> String {
     let text = String::from_utf8_lossy(&item.value);
-    let lines: String =
-        text.lines().map(|line| format!("  {}\n", crate::cli::table::printable(line))).collect();
-    format!("{} at revision {}\n{lines}\n", item.key, item.revision)
+    format!("{} at revision {}\n{}\n", item.key, item.revision, show::indented(&text))
 }
 
 /// An effective document and where each of its fields is from.
 fn in_force(found: &Value) -> String {
     let document = found.get("document").map(document::yaml).unwrap_or_default();
-    let lines: String = document.lines().map(|line| format!("  {line}\n")).collect();
     let fields = found.get("fields").and_then(Value::as_object);
     let rows: Vec<_> = fields.into_iter().flatten().map(|(path, place)| field(path, place)).collect();
-    format!("in force\n{lines}\n{}", table(&["FIELD", "LAYER", "FROM", "BY", "UNTIL", "WHY"], &rows))
+    let document = show::indented(&document);
+    format!("in force\n{document}\n{}", table(&["FIELD", "LAYER", "FROM", "BY", "UNTIL", "WHY"], &rows))
 }
 
 fn field(path: &str, place: &Value) -> Vec<String> {

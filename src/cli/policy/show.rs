@@ -1,5 +1,7 @@
 //! Documents and their differences, for people and machines. Pure.
 
+use std::fmt::Write;
+
 use serde_json::{Value, json};
 use similar::TextDiff;
 
@@ -31,11 +33,11 @@ pub(super) fn change(
             out.push_str(&section("in force", &in_force(subject, old), &in_force(subject, new)));
             for masked in outlook.masked() {
                 let fields = masked.fields.join(", ");
-                out.push_str(&format!("the plan `{}` is on and overrides: {fields}\n", masked.plan));
+                let _ = writeln!(out, "the plan `{}` is on and overrides: {fields}", masked.plan);
             }
         }
         None => {
-            out.push_str("what would be in force is not known: no file says what lies below (`-c FILE`)\n")
+            out.push_str("what would be in force is not known: no file says what lies below (`-c FILE`)\n");
         }
     }
     out.push_str("nothing is written\n");
@@ -66,6 +68,11 @@ fn whole_lines(text: &str) -> String {
     out
 }
 
+/// A text below a heading.
+pub(super) fn indented(text: &str) -> String {
+    text.lines().flat_map(|line| ["  ".to_owned(), safe(line), "\n".to_owned()]).collect()
+}
+
 /// A line without what a terminal would obey.
 fn safe(line: &str) -> String {
     if line.is_empty() { String::new() } else { printable(line) }
@@ -73,15 +80,10 @@ fn safe(line: &str) -> String {
 
 /// The effective document of what a key has a say in, as YAML; empty when it is not there.
 pub(super) fn in_force(subject: &Subject, documents: &Documents) -> String {
-    match outlook::resource(subject) {
-        Some((kind, name)) => {
-            documents.get(kind, name).map(|node| document::yaml(&node.to_json())).unwrap_or_default()
-        }
-        None => {
-            let json = documents.to_json();
-            json.pointer("/bypass/document").map(document::yaml).unwrap_or_default()
-        }
+    if let Some((kind, name)) = outlook::resource(subject) {
+        return documents.get(kind, name).map(|node| document::yaml(&node.to_json())).unwrap_or_default();
     }
+    documents.to_json().pointer("/bypass/document").map(document::yaml).unwrap_or_default()
 }
 
 /// The effective document and where its fields are from, as JSON.

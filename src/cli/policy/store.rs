@@ -114,8 +114,10 @@ impl Store {
                 let mut contents = Contents::default();
                 for prefix in prefixes {
                     let whole = format!("{}/policy/{prefix}", config.root);
-                    let range =
-                        client.range(&whole, contents.revision, MAX_KEYS + 1).await.map_err(failed)?;
+                    let range = client
+                        .range(&whole, contents.revision, MAX_KEYS + 1)
+                        .await
+                        .map_err(|error| failed(&error))?;
                     (contents.cluster, contents.revision) =
                         (range.cluster, range.revision.max(contents.revision));
                     contents.items.extend(range.items.into_iter().map(|value| item(&config.root, value)));
@@ -130,7 +132,7 @@ impl Store {
                         None => scopes.extend(instances(path, prefix)),
                     }
                 }
-                let (content, faults) = tree.read(&scopes).map_err(unwritten)?;
+                let (content, faults) = tree.read(&scopes).map_err(|error| unwritten(&error))?;
                 let (cluster, revision, items) = (content.cluster, content.revision, content.items);
                 Ok(Contents { cluster, revision, items, faults })
             }
@@ -159,7 +161,7 @@ impl Store {
                     None => client::Write::Delete { key },
                 };
                 let writes = vec![write, client::Write::Put { key: audit, value: text.into(), lease: None }];
-                match client.commit(&Transaction { expect, writes }).await.map_err(failed)? {
+                match client.commit(&Transaction { expect, writes }).await.map_err(|error| failed(&error))? {
                     Committed::Done { revision } => Ok(Some(revision)),
                     Committed::Conflict { .. } => Ok(None),
                 }
@@ -175,7 +177,7 @@ impl Store {
                 match tree.commit(&[write], Some(&audit)) {
                     Ok(revision) => Ok(Some(revision)),
                     Err(WriteError::Conflict { .. }) => Ok(None),
-                    Err(error) => Err(unwritten(error)),
+                    Err(error) => Err(unwritten(&error)),
                 }
             }
         }
@@ -186,7 +188,7 @@ impl Store {
         match self {
             Self::Etcd { client, config } => {
                 let prefix = format!("{}/audit/{scope}/", config.root);
-                let range = client.range(&prefix, 0, MOST).await.map_err(failed)?;
+                let range = client.range(&prefix, 0, MOST).await.map_err(|error| failed(&error))?;
                 let entry = |value: Value| Audited { revision: value.revision, text: value.value.into() };
                 Ok(range.items.into_iter().map(entry).collect())
             }
@@ -200,7 +202,7 @@ impl Store {
         let Self::Etcd { client, config } = self else { return Ok(None) };
         let range = match client.get(&format!("{}/policy/{key}", config.root), revision).await {
             Err(ClientError::Compacted(_)) => return Ok(None),
-            other => other.map_err(failed)?,
+            other => other.map_err(|error| failed(&error))?,
         };
         let found = range.items.into_iter().next();
         Ok(found.map(|value| {
@@ -216,7 +218,7 @@ impl Store {
     ) -> Result<Option<Vec<(String, Bytes)>>, Failure> {
         let Self::Etcd { client, config } = self else { return Ok(None) };
         let prefix = format!("{}{}", config.root, presence::prefix(service));
-        let range = client.range(&prefix, 0, MOST).await.map_err(failed)?;
+        let range = client.range(&prefix, 0, MOST).await.map_err(|error| failed(&error))?;
         let name = |value: &Value| {
             let key = String::from_utf8_lossy(&value.key);
             key.strip_prefix(&prefix).unwrap_or_default().to_owned()
@@ -283,7 +285,7 @@ fn audit_files(folder: &Path) -> Vec<Audited> {
 }
 
 /// A call to etcd that failed.
-fn failed(error: ClientError) -> Failure {
+fn failed(error: &ClientError) -> Failure {
     match error {
         ClientError::Unreachable(_) | ClientError::Unknown(_) => Failure::Unavailable(error.to_string()),
         ClientError::Refused(_) | ClientError::Compacted(_) | ClientError::LeaseGone => {
@@ -293,8 +295,8 @@ fn failed(error: ClientError) -> Failure {
 }
 
 /// A directory that cannot be read or written.
-fn unwritten(error: WriteError) -> Failure {
-    match &error {
+fn unwritten(error: &WriteError) -> Failure {
+    match error {
         WriteError::Io { path, source } if source.kind() == std::io::ErrorKind::NotFound => {
             Failure::Unavailable(format!(
                 "{}: {source}; make the directory first: mkdir -p {}",

@@ -47,13 +47,11 @@ async fn follow(
         }
         Ok(())
     };
-    match tokio::time::timeout(PATIENCE, first).await {
-        Ok(done) => done?,
-        Err(_) => {
-            let why = if seen.said.is_empty() { "it does not answer" } else { &seen.said };
-            return Err(Failure::Unavailable(format!("no store after {PATIENCE:?}: {why}")));
-        }
-    }
+    let Ok(done) = tokio::time::timeout(PATIENCE, first).await else {
+        let why = if seen.said.is_empty() { "it does not answer" } else { &seen.said };
+        return Err(Failure::Unavailable(format!("no store after {PATIENCE:?}: {why}")));
+    };
+    done?;
     loop {
         for line in seen.take(events.recv().await.ok_or_else(gone)?) {
             let text = match output {
@@ -119,7 +117,9 @@ impl Seen {
                 Vec::new()
             }
             Event::Faults { faults } => {
-                faults.iter().for_each(|(key, why)| note(&format!("{key}: {why}")));
+                for (key, why) in &faults {
+                    note(&format!("{key}: {why}"));
+                }
                 Vec::new()
             }
             Event::Proven { .. } => Vec::new(),
