@@ -18,7 +18,7 @@ use jiff::Timestamp;
 
 pub(super) use self::{
     boot::{boot, expiry, next},
-    source::Source,
+    source::{Source, etcd_config},
     view::Shown,
 };
 use super::State;
@@ -113,6 +113,7 @@ impl Live {
         if held != self.guard.held_count() || !outcome.notes.is_empty() {
             self.unkept = true;
             self.state.shown().holdings = self.guard.holdings();
+            self.state.has_news();
         }
         if let Some(batch) = &outcome.batch {
             self.layers().change(batch.revision, &batch.changes, Self::world(&self.probe));
@@ -213,6 +214,7 @@ impl Live {
             tracing::info!(source = source.text(), "where the policy comes from");
         }
         drop(shown);
+        self.state.has_news();
         published
     }
 
