@@ -119,6 +119,11 @@ fn says_what_is_not_there(bench: Bench) {
             assert!(done.err.contains(words), "{all:?} {}", done.err);
         }
     }
+    if matches!(bench.store, Store::Etcd(_)) {
+        let wait =
+            ["wait", "--revision", "1", "--timeout", "100ms", "--store", &store, "--service", "orders"];
+        assert_eq!(run(&wait).code, 69);
+    }
     bench.file("bad.yaml", "service: [\n");
     let done = bench.policy(64, &["ls", "-c", "bad.yaml"]);
     assert!(done.err.contains("bad.yaml:"), "{}", done.err);
@@ -126,6 +131,25 @@ fn says_what_is_not_there(bench: Bench) {
     let done = bench.policy(2, &["ls", "-c", "alone.yaml"]);
     assert!(done.err.contains("no `store:` block"), "{}", done.err);
     assert!(bench.policy(1, &["get", "switches/none"]).err.contains("there is no switches/none"));
+}
+
+/// What was written by others shows as far as etcd keeps it.
+#[test]
+fn history_shows_what_others_wrote() {
+    let bench = Bench::etcd();
+    let key = "/weir/policy/orders/limits/checkout";
+    bench.put(key, "1/s");
+    bench.policy(0, &["set", "limits/checkout", "2/s", "--by", "ann"]);
+    bench.put(key, "{rate: 3/s, by: bob}");
+    let history = bench.json(0, &["history", "limits/checkout"]);
+    let told: Vec<_> = history
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| (entry["who"].as_str(), entry["audited"].as_bool().unwrap()))
+        .collect();
+    assert_eq!(told, [(Some("bob"), false), (Some("ann"), true), (None, false)]);
+    assert_eq!(history[2]["value"], "1/s");
 }
 
 #[test]

@@ -14,6 +14,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access;
 mod changes;
 mod check;
 mod harness;

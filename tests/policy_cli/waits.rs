@@ -129,7 +129,7 @@ fn a_directory_asks_the_instances() {
     let option = bench.option();
     let set = |value: &str| -> String {
         let done = bench.policy(0, &["set", "routes/all", value, "-c", weir.path().to_str().unwrap()]);
-        assert!(done.out.contains("--admin"), "{}", done.out);
+        assert!(done.out.contains(&format!(" --admin {admin}\n")), "{}", done.out);
         done.out.split("at revision ").nth(1).unwrap().lines().next().unwrap().to_owned()
     };
     let revision = set("{timeout: 3s}");

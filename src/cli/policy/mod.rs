@@ -126,8 +126,8 @@ pub struct Get {
   weir policy set bypass on --scope _all
   weir policy set routes/in -f in.yaml --dry-run
 
-Exit codes: 0 it is written and in force, 1 somebody else was faster or an active plan overrides it, 64 instances would
-refuse it, 69 the store is not there.")]
+Exit codes: 0 it is written, 1 somebody else was faster or an active plan overrides it, 64 instances would refuse it, \
+69 the store is not there.")]
 pub struct Set {
     /// Which: KIND/NAME, `endpoints/UPSTREAM/ID` or `bypass`.
     #[arg(value_name = "KIND/NAME", value_parser = subject)]

@@ -13,7 +13,7 @@ use crate::{
     },
     config::{
         File, Name,
-        bootstrap::{self, StoreSource},
+        bootstrap::{self, ListenAddress, StoreSource},
     },
     store::{
         client::Client,
@@ -147,6 +147,8 @@ pub(in crate::cli) struct Place {
     pub(in crate::cli) service: Option<Name>,
     /// Whose scopes are read.
     pub(in crate::cli) identity: Identity,
+    /// Where the file's instance can be asked.
+    pub(super) admin: Option<String>,
     /// What lies below live policy, if a file says it.
     pub(in crate::cli) baseline: Option<Baseline>,
 }
@@ -185,7 +187,8 @@ impl Place {
         let (store, option) = store(args, file.as_ref())?;
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::Unavailable(format!("no runtime: {error}")))?;
-        Ok(Self { runtime, store, option, scope, service, identity, baseline })
+        let admin = file.as_ref().and_then(|file| Some(url(&file.bootstrap.admin.as_ref()?.listen)));
+        Ok(Self { runtime, store, option, scope, service, identity, admin, baseline })
     }
 
     /// The key of something in the scope that is written.
@@ -196,6 +199,14 @@ impl Place {
     /// What the keys of the three scopes begin with.
     pub(super) fn prefixes(&self) -> [String; 3] {
         Scope::ALL.map(|scope| self.identity.prefix(scope))
+    }
+}
+
+/// An admin interface, as `--admin` names it.
+fn url(listen: &ListenAddress) -> String {
+    match listen {
+        ListenAddress::Socket(address) => format!("http://{address}"),
+        ListenAddress::Unix(_) => listen.to_string(),
     }
 }
 

@@ -153,7 +153,7 @@ fn refusals(work: &Work<'_>, outlook: &Outlook) -> Result<(), Failure> {
         return Ok(());
     }
     let (key, done) = (work.key, if work.value.is_some() { "written" } else { "deleted" });
-    Err(Failure::Bad(format!("{key} is not {done}: instances would refuse that (`--force` does it)")))
+    Err(Failure::Bad(format!("{key} is not {done}: instances would refuse it (`--force` does it)")))
 }
 
 /// Says what was done, and what comes next.
@@ -206,7 +206,11 @@ pub(super) fn next(place: &Place, revision: i64) -> String {
         ScopeName::Instance(_, instance) => format!(" --instance {instance}"),
         _ => String::new(),
     };
-    let admin = if place.store.is_directory() { " --admin http://127.0.0.1:9901" } else { "" };
+    let admin = match (place.store.is_directory(), &place.admin) {
+        (true, Some(admin)) => format!(" --admin {admin}"),
+        (true, None) => " --admin http://127.0.0.1:9901".to_owned(),
+        (false, _) => String::new(),
+    };
     format!("weir wait --revision {revision} {}{service}{instance}{admin}", place.option)
 }
 
