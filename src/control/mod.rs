@@ -177,6 +177,7 @@ pub(crate) async fn begin(
     let bootstrap = file.bootstrap.clone();
     let probe = std::mem::replace(&mut reload.probe, Box::new(|_, _| Ok(())));
     let mut live = Live::new(state, &bootstrap, file, probe);
+    live.say_what_does_not_act(&file.policy);
     let (source, order) = match &bootstrap.store {
         Some(store) => live::boot(&mut live, store, &mut control.orders).await,
         None => (None, None),
