@@ -39,7 +39,9 @@ pub(super) fn ended(result: Result<ExitStatus, Failure>) -> ExitStatus {
     result.unwrap_or_else(Failure::end)
 }
 
-/// A line on standard error. When that is closed there is nobody to tell.
+/// A line on standard error, without what a terminal would obey: it may quote what somebody else wrote. When standard
+/// error is closed there is nobody to tell.
 pub(super) fn note(text: &(impl fmt::Display + ?Sized)) {
+    let text = super::table::printable(&text.to_string());
     let _ = writeln!(std::io::stderr(), "weir: {text}");
 }

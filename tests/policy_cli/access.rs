@@ -31,6 +31,19 @@ fn operators(endpoint: String) {
                 .await
                 .unwrap();
         }
+        // Of one service alone.
+        client.role_add("team").await.unwrap();
+        for (kind, prefix) in [
+            (PermissionType::Readwrite, "/weir/policy/orders/"),
+            (PermissionType::Readwrite, "/weir/policy/orders@"),
+            (PermissionType::Readwrite, "/weir/audit/orders/"),
+            (PermissionType::Read, "/weir/policy/_all/"),
+            (PermissionType::Read, "/weir/pods/orders/"),
+        ] {
+            client.role_grant_permission("team", Permission::new(kind, prefix).with_prefix()).await.unwrap();
+        }
+        client.user_add("eve", "word", None).await.unwrap();
+        client.user_grant_role("eve", "team").await.unwrap();
         client.user_add("ann", "word", None).await.unwrap();
         client.user_grant_role("ann", "operator").await.unwrap();
         client.auth_enable().await.unwrap();
@@ -45,12 +58,14 @@ fn an_operator_needs_three_ranges_and_a_password() {
     bench.file("password", "word\n");
     bench.file("wrong", "words\n");
     let option = bench.option();
-    let run = |arguments: &[&str], password: Option<&str>| -> Done {
-        let user = password.map(|file| ["--user", "ann", "--password-file", file]);
+    let run_as = |arguments: &[&str], who: Option<(&str, &str)>| -> Done {
+        let user = who.map(|(user, file)| ["--user", user, "--password-file", file]);
         let store = ["--store", option.as_str()];
         let all: Vec<_> = arguments.iter().chain(&store).chain(user.iter().flatten()).copied().collect();
         bench.run(&all)
     };
+    let run =
+        |arguments: &[&str], password: Option<&str>| run_as(arguments, password.map(|file| ("ann", file)));
     run(&["policy", "set", "switches/no-recs", "on"], Some("password")).ok();
     run(&["policy", "ls"], Some("password")).ok();
     let history = run(&["policy", "history", "switches/no-recs"], Some("password")).ok();
@@ -63,6 +78,14 @@ fn an_operator_needs_three_ranges_and_a_password() {
         assert_eq!(done.code, 1, "{}", done.err);
         assert!(done.err.contains("the store refused"), "{}", done.err);
     }
+    let team = Some(("eve", "password"));
+    run_as(&["policy", "set", "switches/no-recs", "on"], team).ok();
+    run_as(&["policy", "set", "limits/checkout", "1/s", "--scope", "orders@pod-1"], team).ok();
+    run_as(&["policy", "ls"], team).ok();
+    run_as(&["policy", "history", "switches/no-recs"], team).ok();
+    run_as(&["policy", "confirm", "--yes"], team).ok();
+    let done = run_as(&["policy", "set", "bypass", "on", "--scope", "_all"], team);
+    assert!(done.code == 1 && done.err.contains("permission denied"), "{}", done.err);
     assert_eq!(run(&["policy", "ls", "--root", "/other"], Some("password")).code, 1);
 }
 

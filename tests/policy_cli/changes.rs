@@ -101,6 +101,13 @@ fn a_change_has_an_end(bench: Bench) {
         until.to_string()
     );
     assert!(bench.policy(2, &["set", "switches/no-recs", "on", "--for", "30"]).err.contains("--for"));
+    // What cannot end by itself is not written as if it could.
+    let done = bench.policy(2, &["set", "switches/no-recs", "null", "--for", "30m"]);
+    assert!(done.err.contains("no room for an end"), "{}", done.err);
+    assert_eq!(bench.document(SWITCH)["state"], "on");
+    // What held for a time is set again without an end.
+    bench.policy(0, &["set", "switches/no-recs", "off"]);
+    assert_eq!(bench.document(SWITCH).get("until"), None);
 }
 
 fn bad_values_are_refused_with_their_place(bench: Bench) {

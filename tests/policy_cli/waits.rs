@@ -7,7 +7,7 @@ use weir::{
 };
 
 use crate::{
-    harness::{Bench, FILE},
+    harness::{Bench, FILE, Store},
     support::{
         programs::Done,
         wait_until,
@@ -153,6 +153,37 @@ fn a_directory_asks_the_instances() {
     assert!(done.out.contains(&nobody), "{}", done.out);
     assert_eq!(bench.run(&["wait", "--revision", "1", "--admin", "nonsense"]).code, 2);
     assert_eq!(bench.run(&["wait", "--revision", "0"]).code, 2);
+}
+
+#[test]
+fn a_change_in_etcd_reaches_a_running_weir() {
+    let bench = Bench::etcd();
+    let Store::Etcd(etcd) = &bench.store else { panic!("no etcd") };
+    let weir = File::to(&[unused_address()])
+        .top(&format!("store: {{ etcd: {{ endpoints: [\"{}\"] }}, cache: null }}", etcd.endpoint()))
+        .start();
+    let (file, admin) = (weir.path(), format!("http://{}", weir.at("admin")));
+    let file = file.to_str().unwrap();
+    let field = |path: &str| -> Value {
+        let policy: Value = serde_json::from_str(&weir.admin_get("/policy").text()).unwrap();
+        policy.pointer(path).cloned().unwrap_or_default()
+    };
+    let timeout = "/routes/all/document/timeout";
+    let done = bench.json(0, &["set", "routes/all", "{timeout: 3s}", "-c", file]);
+    let revision = done["revision"].to_string();
+    bench.run(&["wait", "--revision", &revision, "--admin", &admin]).ok();
+    assert_eq!(field(timeout), "3s");
+    let done = bench.json(0, &["unset", "routes/all", "-c", file]);
+    let revision = done["revision"].to_string();
+    bench.run(&["wait", "--revision", &revision, "--admin", &admin]).ok();
+    assert_eq!(field(timeout), Value::Null);
+    // An end that comes by itself.
+    let done = bench.json(0, &["set", "routes/all", "{timeout: 4s}", "--for", "3s", "-c", file]);
+    let revision = done["revision"].to_string();
+    bench.run(&["wait", "--revision", &revision, "--admin", &admin]).ok();
+    wait_until("the overlay to be over", || field(timeout).is_null());
+    bench.policy(0, &["set", "bypass", "on", "--scope", "_all", "-c", file]);
+    wait_until("bypass", || field("/bypass/document/state") == "on");
 }
 
 #[test]

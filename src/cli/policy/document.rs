@@ -49,6 +49,11 @@ pub(super) fn parse(text: &[u8]) -> Option<Value> {
     (!faults.any_error()).then(|| node.to_json())
 }
 
+/// Until when a document says that it holds.
+pub(super) fn until(text: &str) -> Option<Timestamp> {
+    Envelope::take(&mut parse(text.as_bytes())?).until
+}
+
 /// The full form of a document: a short form becomes its map. What removes a resource stays null.
 pub(super) fn full(subject: &Subject, text: &[u8]) -> Option<Value> {
     let mut faults = Faults::default();

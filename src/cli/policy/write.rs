@@ -45,6 +45,11 @@ pub(super) fn set(args: &Set) -> Result<ExitStatus, Failure> {
         until: args.duration.map(until).transpose()?,
     };
     let text = document::compose(&args.subject, &text, &envelope, &who(&Signature { by: None, why: None }));
+    if envelope.until.is_some() && document::until(&text) != envelope.until {
+        return Err(Failure::Usage(format!(
+            "{key}: a document that is no map, such as `null`, has no room for an end; take `--for` out"
+        )));
+    }
     if text.len() > MAX_VALUE {
         return Err(Failure::Bad(format!(
             "{key}: the value has {} bytes; at most {MAX_VALUE} are taken",
