@@ -72,7 +72,7 @@ pub struct Common {
 /// Who makes a change, and why.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Signature {
-    /// Who makes the change [default: USER@HOST].
+    /// Who makes the change. Default: the user at this host.
     #[arg(long, value_name = "WHO")]
     pub by: Option<String>,
     /// Why.
