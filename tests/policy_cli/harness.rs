@@ -60,7 +60,7 @@ impl Bench {
     /// On an etcd.
     pub fn etcd() -> Self {
         let etcd = Etcd::start(Version::V3_4);
-        let block = format!("store: {{ etcd: {{ endpoints: [{}] }}, cache: null }}\n", etcd.endpoint());
+        let block = format!("store: {{ etcd: {{ endpoints: [{}] }} }}\n", etcd.endpoint());
         Self::with(Store::Etcd(Box::new(etcd)), &block)
     }
 
@@ -175,6 +175,22 @@ impl Bench {
             let text = |bytes| String::from_utf8(bytes).unwrap();
             range.items.into_iter().map(|item| (text(item.key), text(item.value))).collect()
         })
+    }
+
+    /// Writes many keys of an etcd, in this order.
+    pub fn put_all(&self, items: &[(String, String)]) {
+        for part in items.chunks(100) {
+            let mut client = self.client();
+            let write = |(key, value): &(String, String)| Write::Put {
+                key: key.clone(),
+                value: value.clone().into_bytes(),
+                lease: None,
+            };
+            let writes = part.iter().map(write).collect();
+            driver::run(async move {
+                client.commit(&Transaction { expect: Vec::new(), writes }).await.unwrap();
+            });
+        }
     }
 
     /// Writes a key as another program would: the whole key in etcd, below the directory otherwise.

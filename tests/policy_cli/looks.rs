@@ -152,6 +152,30 @@ fn history_shows_what_others_wrote() {
     assert_eq!(history[2]["value"], "1/s");
 }
 
+/// The newest are found among many, and the oldest too.
+#[test]
+fn history_of_many_years() {
+    let bench = Bench::etcd();
+    let entry = |month: u32, n: u32, key: &str| {
+        let audit = json!({ "who": format!("m{month}"), "action": "set", "key": key, "after": "on" });
+        (format!("/weir/audit/orders/2024{month:02}01T000000.{n:06}Z-0"), audit.to_string())
+    };
+    let all: Vec<_> = (1..=12)
+        .flat_map(|m| (0..100).map(move |n| (m, n)))
+        .map(|(m, n)| entry(m, n, "orders/limits/other"))
+        .collect();
+    bench.put_all(&all);
+    bench.put_all(&[entry(2, 500, "orders/switches/no-recs")]);
+    bench.put_all(&[entry(7, 500, "orders/switches/no-recs")]);
+    bench.policy(0, &["set", "switches/no-recs", "on", "--by", "ann"]);
+    let who = |limit: &str| -> Vec<String> {
+        let history = bench.json(0, &["history", "switches/no-recs", "--limit", limit]);
+        history.as_array().unwrap().iter().map(|entry| entry["who"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(who("1"), ["ann"]);
+    assert_eq!(who("20"), ["ann", "m7", "m2"]);
+}
+
 #[test]
 fn help_completions_and_the_manual_have_all_commands() {
     let folder = tempfile::TempDir::new().unwrap();

@@ -160,7 +160,11 @@ fn a_change_in_etcd_reaches_a_running_weir() {
     let bench = Bench::etcd();
     let Store::Etcd(etcd) = &bench.store else { panic!("no etcd") };
     let weir = File::to(&[unused_address()])
-        .top(&format!("store: {{ etcd: {{ endpoints: [\"{}\"] }}, cache: null }}", etcd.endpoint()))
+        .top(&format!(
+            "store: {{ etcd: {{ endpoints: [\"{}\"] }}, cache: {} }}",
+            etcd.endpoint(),
+            bench.path("policy.cache").display()
+        ))
         .start();
     let (file, admin) = (weir.path(), format!("http://{}", weir.at("admin")));
     let file = file.to_str().unwrap();

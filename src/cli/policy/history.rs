@@ -36,7 +36,9 @@ struct Entry {
 pub(super) fn run(args: &History) -> Result<ExitStatus, Failure> {
     let mut place = Place::find(&args.common.store, args.common.scope.as_ref())?;
     let key = place.key(&args.subject);
-    let audits = place.runtime.block_on(place.store.audits(place.scope.audited_as()))?;
+    let enough =
+        |found: &[Audited]| found.iter().filter_map(|one| Entry::of_audit(&key, one)).count() >= args.limit;
+    let audits = place.runtime.block_on(place.store.audits(place.scope.audited_as(), enough))?;
     let kept = kept(&mut place, &key, args.limit)?;
     let entries = merged(&key, &audits, &kept, args.limit);
     let text = match args.common.output {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use jiff::{Timestamp, tz::TimeZone};
 use tokio::sync::mpsc::Receiver;
 
 use super::audit::Record;
@@ -26,6 +27,12 @@ use crate::{
 
 /// The most audit entries of a service that are read, and the most reports.
 const MOST: usize = 50_000;
+
+/// Up to so many audit entries are read at once; more are read month by month.
+const FEW: u64 = 1000;
+
+/// How many months back.
+const MONTHS: i64 = 120;
 
 /// The largest audit entry that is read from a file, in bytes.
 const MAX_ENTRY: u64 = 1 << 20;
@@ -183,17 +190,34 @@ impl Store {
         }
     }
 
-    /// The audit entries of a service (or `_all`), the oldest first.
-    pub(super) async fn audits(&mut self, scope: &str) -> Result<Vec<Audited>, Failure> {
-        match self {
-            Self::Etcd { client, config } => {
-                let prefix = format!("{}/audit/{scope}/", config.root);
-                let range = client.range(&prefix, 0, MOST).await.map_err(|error| failed(&error))?;
-                let entry = |value: Value| Audited { revision: value.revision, text: value.value.into() };
-                Ok(range.items.into_iter().map(entry).collect())
-            }
-            Self::Directory { path, .. } => Ok(audit_files(&path.join(".audit").join(scope))),
+    /// The audit entries of a service (or `_all`), the oldest first: all of them, or, where there are many, the newest ones
+    /// until `enough` says so.
+    pub(super) async fn audits(
+        &mut self,
+        scope: &str,
+        enough: impl Fn(&[Audited]) -> bool,
+    ) -> Result<Vec<Audited>, Failure> {
+        let (client, prefix) = match self {
+            Self::Directory { path, .. } => return Ok(audit_files(&path.join(".audit").join(scope))),
+            Self::Etcd { client, config } => (client, format!("{}/audit/{scope}/", config.root)),
+        };
+        let entry = |value: Value| Audited { revision: value.revision, text: value.value.into() };
+        let count = client.count(&prefix).await.map_err(|error| failed(&error))?;
+        if count <= FEW {
+            let range = client.range(&prefix, 0, MOST).await.map_err(|error| failed(&error))?;
+            return Ok(range.items.into_iter().map(entry).collect());
         }
+        // Their names begin with their time.
+        let mut found: Vec<Audited> = Vec::new();
+        for month in months(Timestamp::now()) {
+            let range =
+                client.range(&format!("{prefix}{month}"), 0, MOST).await.map_err(|error| failed(&error))?;
+            found.splice(0..0, range.items.into_iter().map(entry));
+            if enough(&found) || u64::try_from(found.len()).is_ok_and(|found| found >= count) {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     /// A key as it was at a revision; `None` when it was not there, or when that revision is not kept any more. A
@@ -247,6 +271,13 @@ impl Store {
 
 /// A watch, which goes on as long as this is kept.
 pub(super) struct Watching(#[expect(dead_code, reason = "it is kept for its thread")] Option<Directory>);
+
+/// The months as the names of audit entries begin with them, the newest first; clocks differ, so that the next one counts.
+fn months(now: Timestamp) -> impl Iterator<Item = String> {
+    let date = now.to_zoned(TimeZone::UTC).date();
+    let newest = i64::from(date.year()) * 12 + i64::from(date.month());
+    (0..MONTHS).map(move |back| newest - back).map(|month| format!("{:04}{:02}", month / 12, month % 12 + 1))
+}
 
 fn item(root: &str, value: Value) -> Item {
     let key = String::from_utf8_lossy(&value.key);
@@ -308,5 +339,17 @@ fn unwritten(error: &WriteError) -> Failure {
         WriteError::Refused(_) | WriteError::Mounted | WriteError::Conflict { .. } => {
             Failure::No(error.to_string())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn months_go_back_over_the_turn_of_the_year() {
+        let of = |now: &str| months(now.parse().unwrap()).take(4).collect::<Vec<_>>();
+        assert_eq!(of("2026-02-10T00:00:00Z"), ["202603", "202602", "202601", "202512"]);
+        assert_eq!(of("2026-12-31T23:59:59Z"), ["202701", "202612", "202611", "202610"]);
     }
 }
