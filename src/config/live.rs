@@ -76,7 +76,8 @@ pub(crate) fn read(bytes: &[u8], source: SourceId, faults: &mut Faults) -> Optio
         faults.push(Fault { severity: Severity::Error, code, path: String::new(), origin, message, help });
     };
     if bytes.len() > MAX_VALUE {
-        let message = format!("the value has {} bytes; at most {MAX_VALUE} are read", bytes.len());
+        // How many more is not known: stores cut it off.
+        let message = format!("the value has more than {MAX_VALUE} bytes");
         refuse(Code::TooLarge, start, message, "split it into several resources");
         return None;
     }

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::sync::Notify;
 
@@ -59,7 +60,8 @@ fn kept(folder: &Path, origins: &mut Vec<Origin>) -> PathBuf {
     let last = world.changes(&writer);
     within("the newest in the cache", || world.status()["cache"]["revision"].as_i64() >= Some(last));
     *origins = std::mem::take(&mut world.origins);
-    world.weir.sigterm();
+    // Nothing is written at the end that was not there before.
+    world.weir.signal(Signal::KILL);
     world.weir.wait_exit();
     cache
 }
@@ -72,6 +74,35 @@ fn promise_5_kept_a_start_from_the_cache_while_etcd_is_a_black_hole() {
     promised("ready from the cache", took, BOOT_WAIT + Duration::from_secs(1));
     let status = weir.admin_get("/status").json();
     assert_eq!((&status["store"]["connected"], &status["ready"]), (&false.into(), &true.into()));
+}
+
+/// The store hangs at the start and comes back later: until then the cache holds, and then it goes on from there.
+#[test]
+fn promise_5_kept_a_start_from_the_cache_goes_on_with_the_store() {
+    let (folder, go) = (TempDir::new().unwrap(), Arc::new(Notify::new()));
+    let cache = folder.path().join("policy.cache");
+    let etcd = Etcd::start(Version::V3_5);
+    let writer = Writer::connect(etcd.endpoint());
+    let store = with_cache(&[etcd.endpoint()], &cache);
+    let mut world = World::with(&store);
+    world.changes(&writer);
+    let last = world.changes(&writer);
+    within("the newest in the cache", || world.status()["cache"]["revision"].as_i64() >= Some(last));
+    let World { mut weir, load, checker, origins, .. } = world;
+    drop((load, checker));
+    weir.signal(Signal::KILL);
+    weir.wait_exit();
+
+    etcd.freeze();
+    let mut world = World::around(&store, origins, go, 2);
+    world.load.stays(2);
+    assert_eq!(world.status()["policy"]["source"], "cache");
+    etcd.thaw();
+    world.recovers(&writer, Instant::now());
+    assert_eq!(world.status()["policy"]["source"], "store");
+    assert_eq!(world.status()["held"], serde_json::json!([]), "it is the same store");
+    world.checker.check(&writer, 0, 0);
+    world.end(0);
 }
 
 /// What is torn is worth nothing: no half of it is in force, it is put aside, and the log says why.

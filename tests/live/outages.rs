@@ -11,7 +11,7 @@ use crate::{
         gate::{self, Gate},
         writer::{Writer, put},
     },
-    world::{Store, World, setting, within},
+    world::{Store, World, promised, setting, within},
 };
 
 #[test]
@@ -73,6 +73,23 @@ fn promise_8_honest_and_3_lossless_a_frozen_etcd_is_found_out() {
     world.checker.check(&writer, 0, 0);
     world.checker.check_revisions();
     world.end(0);
+}
+
+/// Whoever ends while the store hangs has nothing to wait for there.
+#[test]
+fn promise_8_honest_a_frozen_etcd_does_not_hold_the_end_up() {
+    let etcd = Etcd::start(Version::V3_5);
+    let writer = Writer::connect(etcd.endpoint());
+    let mut world = World::start(&[etcd.endpoint()]);
+    world.changes(&writer);
+    etcd.freeze();
+    world.connected(false);
+    let World { mut weir, load, .. } = world;
+    load.end(0);
+    let begin = Instant::now();
+    weir.sigterm();
+    assert_eq!(weir.wait_exit(), 0);
+    promised("the end while the store hangs", begin.elapsed(), Duration::from_secs(5));
 }
 
 #[test]

@@ -49,11 +49,7 @@ pub struct Store {
 
 impl Store {
     pub fn at(endpoints: &[String]) -> Self {
-        Self {
-            endpoints: endpoints.to_vec(),
-            etcd: "connect_timeout: 1s, request_timeout: 2s".into(),
-            more: "cache: off".into(),
-        }
+        Self { endpoints: endpoints.to_vec(), etcd: "root: /weir".into(), more: "cache: off".into() }
     }
 }
 
@@ -112,11 +108,16 @@ impl World {
     #[track_caller]
     pub fn with(store: &Store) -> Self {
         let go = Arc::new(Notify::new());
-        let origins = origins(&go);
+        Self::around(store, origins(&go), go, 0)
+    }
+
+    /// With origins that are there already; `n` is the number of the newest change, which a cache knows of.
+    #[track_caller]
+    pub fn around(store: &Store, origins: Vec<Origin>, go: Arc<Notify>, n: u64) -> Self {
         let weir = Weir::start(&file(store, &origins));
         let load = Load::start(weir.at("inbound"));
         let checker = Checker::start(weir.at("admin"));
-        Self { load, checker, weir, origins, go, n: 0 }
+        Self { load, checker, weir, origins, go, n }
     }
 
     /// The number of the newest change.
@@ -148,8 +149,12 @@ impl World {
     /// The store is back since `since`: the next change is in force within what is promised.
     #[track_caller]
     pub fn recovers(&mut self, writer: &Writer, since: Instant) {
-        self.change(writer);
+        let revision = self.change(writer);
         self.load.reaches(self.n);
+        for stage in ["observed", "proven", "applied"] {
+            let shown = self.metric("weir_policy_revision", &[("stage", stage)]);
+            assert!(counted(shown).cast_signed() >= revision, "{stage}: {shown}, and {revision} is in force");
+        }
         promised("the policy is right after the store's return", since.elapsed(), Duration::from_secs(5));
     }
 
@@ -235,7 +240,7 @@ pub fn within(what: &str, mut condition: impl FnMut() -> bool) -> Duration {
     let begin = Instant::now();
     while !condition() {
         assert!(begin.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for: {what}");
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(10));
     }
     begin.elapsed()
 }

@@ -30,7 +30,9 @@ impl Source {
             }
             StoreSource::Etcd(config) => {
                 let settings = Settings {
-                    call_timeout: config.connect_timeout.max(config.request_timeout),
+                    connect_timeout: config.connect_timeout,
+                    call_timeout: config.request_timeout,
+                    page_timeout: config.request_timeout,
                     ..Settings::default()
                 };
                 let (_, task, events) =

@@ -97,7 +97,7 @@ impl Lane {
             id,
             member,
             phase: Phase::Dialing,
-            until: now + settings.call_timeout,
+            until: now + settings.connect_timeout,
             proofs: Proofs::Audit,
             pending: Pending::default(),
             created: 0,

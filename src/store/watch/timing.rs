@@ -11,7 +11,9 @@ pub struct Settings {
     pub pause: Duration,
     /// No pause is longer.
     pub max_pause: Duration,
-    /// How long a connection may take, and each call that opens or renews something.
+    /// How long a connection may take, TLS included.
+    pub connect_timeout: Duration,
+    /// How long each call may take that opens or renews something.
     pub call_timeout: Duration,
     /// How long one page of a read may take.
     pub page_timeout: Duration,
@@ -44,6 +46,7 @@ impl Default for Settings {
             first_jitter: Duration::from_millis(300),
             pause: Duration::from_millis(250),
             max_pause: Duration::from_secs(4),
+            connect_timeout: Duration::from_secs(2),
             call_timeout: Duration::from_secs(2),
             page_timeout: Duration::from_secs(10),
             proof_interval: Duration::from_secs(4),
