@@ -175,6 +175,41 @@ fn promise_5_kept_and_4_guarded_a_start_from_the_cache_meets_another_cluster() {
     assert_eq!(weir.admin_get("/status").json()["held"][0]["why"], "other_cluster");
 }
 
+/// What is held stays held over a restart, until it is confirmed.
+#[test]
+fn promise_4_guarded_a_wiped_store_stays_held_over_a_restart() {
+    let (folder, go) = (TempDir::new().unwrap(), Arc::new(Notify::new()));
+    let cache = folder.path().join("policy.cache");
+    let mut etcd = Etcd::start(Version::V3_5);
+    let writer = Writer::connect(etcd.endpoint());
+    let store = with_cache(&[etcd.endpoint()], &cache);
+    let mut world = World::with(&store);
+    world.changes(&writer);
+    world.changes(&writer);
+    etcd.wipe("second");
+    etcd.run();
+    etcd.answers();
+    world.holds(2);
+    within("the holding in the cache", || {
+        fs::read_to_string(&cache).is_ok_and(|cache| cache.contains("other_cluster"))
+    });
+    let World { mut weir, load, checker, origins, .. } = world;
+    load.end(0);
+    drop(checker);
+    weir.signal(Signal::KILL);
+    weir.wait_exit();
+
+    let world = World::around(&store, origins, go, 2);
+    world.load.reaches(2);
+    // The cluster is not another one any more; that it is empty is doubt enough.
+    assert_eq!(world.holds(2)["why"], "empty_store");
+    world.load.stays(2);
+    world.confirm(&writer);
+    world.load.reaches(0);
+    world.holds_nothing();
+    world.end(1);
+}
+
 /// A cache that cannot be written: traffic and live policy go on, and it is said.
 #[test]
 fn promise_5_kept_a_folder_that_cannot_be_written_is_reported() {

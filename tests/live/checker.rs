@@ -1,7 +1,7 @@
 //! What was in force, seen from outside, against etcd's own history.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -81,6 +81,27 @@ impl Checker {
             assert_eq!(state, &written, "at revision {revision}");
         }
         assert_eq!(states.last(), Some(&writer.written(0)), "the newest");
+    }
+
+    /// Every state since the start was what these transactions left, each of which wrote all keys that there are; none
+    /// is older than the one before it. For a history that etcd has forgotten.
+    #[track_caller]
+    pub fn check_against(&self, transactions: &BTreeSet<i64>) {
+        self.looks();
+        let seen = self.seen.lock().unwrap();
+        let mut before = 0;
+        for state in &seen.states {
+            let revisions: BTreeSet<i64> = state.values().copied().collect();
+            assert!(revisions.len() <= 1, "a half of a change: {state:?}");
+            let Some(revision) = revisions.first().copied() else {
+                assert_eq!(before, 0, "nothing is in force any more");
+                continue;
+            };
+            assert!(transactions.contains(&revision), "{revision} was no change");
+            assert!(revision > before, "ran backwards: {revision} after {before}");
+            before = revision;
+        }
+        assert_eq!(Some(&before), transactions.last(), "the newest");
     }
 
     /// Every revision that `/status` showed since it began is at least the one before it.

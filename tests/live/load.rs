@@ -74,15 +74,22 @@ impl Load {
         })
     }
 
-    /// Waits until every client has had some more answers, all of them under the change `n`.
+    /// Waits until every client has had some more answers.
     #[track_caller]
-    pub fn stays(&self, n: u64) {
+    pub fn goes_on(&self) {
         let from = self.told(|clients| clients.iter().map(|client| client.answers.len()).collect::<Vec<_>>());
         within("more answers", || {
             self.told(|clients| {
                 clients.iter().zip(&from).all(|(client, from)| client.answers.len() > from + 20)
             })
         });
+    }
+
+    /// Waits until every client has had some more answers, all of them under the change `n`.
+    #[track_caller]
+    pub fn stays(&self, n: u64) {
+        let from = self.told(|clients| clients.iter().map(|client| client.answers.len()).collect::<Vec<_>>());
+        self.goes_on();
         // A request that ran meanwhile may have begun earlier.
         self.told(|clients| {
             for (client, from) in clients.iter().zip(&from) {

@@ -23,6 +23,7 @@
 //! - `WEIR_LIVE_STRICT=1`: the times that are promised (right 5 s after the store's return, ready 1 s after
 //!   `boot_wait`) are asserted as they are; otherwise they are shown, and only [`world::PATIENCE`] fails a test;
 //! - `WEIR_LIVE_FREEZE=60`: how many seconds a frozen etcd stays so (10);
+//! - `WEIR_LIVE_FAULTS=300`: how many faults follow each other in the random sequence (15); `WEIR_LIVE_SEED` repeats one;
 //! - `WEIR_LIVE_CHANGES=1000`: how many changes the tests make that make many (200).
 
 #![allow(

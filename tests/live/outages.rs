@@ -1,6 +1,9 @@
 //! The store goes away, and comes back.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use etcd_client::TxnOp;
 
@@ -194,6 +197,59 @@ fn promise_3_lossless_a_connection_that_is_cut_again_and_again() {
     }
     assert_eq!(all_reads(&world), 1);
     world.checker.check(&writer, 0, 0);
+    world.checker.check_revisions();
+    world.end(0);
+}
+
+/// Faults in an order that nobody has thought of; `WEIR_LIVE_SEED` repeats one.
+#[test]
+fn promise_3_lossless_a_random_sequence_of_faults() {
+    let seed = setting("WEIR_LIVE_SEED", fastrand::u64(..));
+    eprintln!("WEIR_LIVE_SEED={seed}");
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut etcd = Etcd::start(Version::V3_5);
+    let writer = Writer::connect(etcd.endpoint());
+    let gate = Gate::start(etcd.address());
+    let mut world = World::start(&[gate.endpoint()]);
+    let (mut revisions, mut compacted) = (BTreeSet::from([world.changes(&writer)]), 0);
+    for _ in 0..setting("WEIR_LIVE_FAULTS", 15) {
+        let fault = rng.u8(0..7);
+        match fault {
+            0 => etcd.restart(),
+            1 => {
+                etcd.kill();
+                world.load.goes_on();
+                etcd.run();
+                etcd.answers();
+            }
+            2 => {
+                etcd.freeze();
+                world.load.goes_on();
+                etcd.thaw();
+            }
+            3 => gate.close(),
+            4 => gate.open(),
+            5 => {
+                let last = *revisions.last().unwrap();
+                if std::mem::replace(&mut compacted, last) < last {
+                    writer.compact(last);
+                }
+            }
+            _ => {
+                gate.open();
+                revisions.insert(world.changes(&writer));
+            }
+        }
+        for _ in 0..rng.u8(0..4) {
+            revisions.insert(world.change(&writer));
+        }
+        if rng.bool() {
+            world.load.goes_on();
+        }
+    }
+    gate.open();
+    revisions.insert(world.changes(&writer));
+    world.checker.check_against(&revisions);
     world.checker.check_revisions();
     world.end(0);
 }

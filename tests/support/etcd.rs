@@ -153,8 +153,14 @@ impl Etcd {
             command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(&tls.client_ca);
             command.arg("--cert-file").arg(&tls.identity.cert).arg("--key-file").arg(&tls.identity.key);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().unwrap());
+    }
+
+    /// What it writes to standard error.
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
     }
 
     /// Waits until it answers a linearizable read.
@@ -276,6 +282,10 @@ impl Drop for Etcd {
         if let Some(child) = &mut self.child {
             let _ = child.kill();
             let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+            eprintln!("--- the standard error of etcd {}\n{log}", self.name);
         }
     }
 }

@@ -463,6 +463,20 @@ fn members_are_taken_in_turn_and_pauses_grow() {
 }
 
 #[test]
+fn a_connection_and_a_call_have_bounds_of_their_own() {
+    let mut rig = Rig::new(1, false);
+    rig.watcher.settings.connect_timeout = Duration::from_secs(1);
+    rig.watcher.settings.call_timeout = Duration::from_secs(5);
+    assert_eq!(rig.pass(), ["dial 1"]);
+    assert!(rig.wait(Duration::from_millis(999)).is_empty());
+    assert_eq!(rig.wait(Duration::from_millis(1)), ["close 1", "lost Connect"]);
+    assert_eq!(rig.pass(), ["dial 2"]);
+    assert_eq!(rig.give(Input::Dialed(LaneId(2))), ["probe 2"]);
+    assert!(rig.wait(Duration::from_millis(4999)).is_empty());
+    assert_eq!(rig.wait(Duration::from_millis(1)), ["close 2", "lost Stalled"]);
+}
+
+#[test]
 fn every_step_that_is_not_answered_is_given_up() {
     let steps: [(&str, &[Input]); 4] = [
         ("Connect", &[]),
