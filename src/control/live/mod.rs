@@ -106,7 +106,8 @@ impl Live {
 
     /// Says once what a policy has that nobody acts on in this version.
     pub(super) fn say_what_does_not_act(&mut self, policy: &Policy) {
-        if !self.said && !(policy.limits.is_empty() && policy.switches.is_empty()) {
+        let idle = !policy.limits.is_empty() || !policy.switches.is_empty();
+        if idle && !self.said {
             self.said = true;
             tracing::warn!(
                 "limits and switches are read and checked, but this version does not act on them yet"
