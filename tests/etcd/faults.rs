@@ -8,7 +8,6 @@ use crate::{
     each_version,
     follower::{Follower, Writer, config, put},
     support::{
-        driver,
         etcd::{Etcd, Version},
         gate::{self, Gate},
     },

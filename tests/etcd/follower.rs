@@ -1,9 +1,8 @@
 //! Follows a store, and checks all that it told against etcd's own history.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use weir::{

@@ -24,7 +24,7 @@ use crate::{
 pub const ORIGINS: usize = 4;
 
 /// How long anything may take here. The machine may be very busy.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Weir, what is before and behind it, and who watches it.
 pub struct World {
@@ -229,7 +229,7 @@ fn held(status: &Value) -> usize {
     holdings.iter().map(|holding| holding["keys"].as_array().unwrap().len()).sum()
 }
 
-#[expect(clippy::cast_sign_loss, reason = "a count")]
+#[expect(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "a count")]
 pub fn counted(value: f64) -> u64 {
     value.round() as u64
 }
