@@ -211,6 +211,7 @@ pub(crate) async fn run(state: Arc<State>, certificates: Vec<(Arc<Listener>, Fin
             _ = upkeep.tick() => {
                 live.tick();
                 bring_gauges_up_to_date(&state);
+                state.publisher.tidy();
                 memory::give_back();
                 for certificate in &mut certificates {
                     certificate.refresh(&state.shared.telemetry.metrics);
