@@ -105,9 +105,10 @@ impl Seen {
         let (tell, changes) = mpsc::channel();
         let end = Arc::new(AtomicBool::new(false));
         let ended = end.clone();
+        let mut client = Client1::connect(listen);
+        // Before anything is changed.
+        let mut last = client.get("any", "/");
         std::thread::spawn(move || {
-            let mut client = Client1::connect(listen);
-            let mut last = client.get("any", "/");
             while !ended.load(Ordering::Relaxed) {
                 let body = client.get("any", "/");
                 if body != last {
