@@ -166,8 +166,8 @@ impl Bench {
         let merged = Instant::now();
         let publisher = self.bound.publisher();
         publisher.publish(effective.policy.clone(), begun).expect("a policy that compiles");
-        let published = Instant::now();
-        [guarded - begun, merged - guarded, published - merged]
+        let done = Instant::now();
+        [guarded - begun, merged - guarded, done - merged]
     }
 }
 

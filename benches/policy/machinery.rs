@@ -13,7 +13,7 @@ use etcd_client::{Client, Txn, TxnOp};
 use tempfile::TempDir;
 
 /// How long anything may take to start.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The most operations of a transaction that etcd takes by default.
 const MAX_OPERATIONS: usize = 128;

@@ -83,7 +83,7 @@ async fn changes(endpoint: &str, seen: &Seen, pause: Duration) -> Vec<Duration> 
     let mut rng = fastrand::Rng::with_seed(1);
     let mut delays = Vec::with_capacity(CHANGES);
     for round in 0..CHANGES {
-        let to = if round % 2 == 0 { "b" } else { "a" };
+        let to = if round.is_multiple_of(2) { "b" } else { "a" };
         // The proofs that Weir asks for every few seconds must not meet every change at the same moment.
         tokio::time::sleep(pause.mul_f64(1.0 + rng.f64())).await;
         let value = format!("{{upstream: {to}}}");
