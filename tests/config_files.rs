@@ -137,7 +137,7 @@ policy:
 ";
     let loaded = load_text(text.as_bytes());
     let codes: Vec<_> = loaded.faults.iter().map(|fault| fault.code).collect();
-    assert_eq!(codes, [Code::LaterVersion; 6], "{}", loaded.render(false));
+    assert_eq!(codes, [Code::LaterVersion; 5], "{}", loaded.render(false));
 }
 
 // ---- what is refused

@@ -84,7 +84,7 @@ fn haproxy(weirs: &[&Weir]) -> Other {
     let servers = servers.concat();
     Other::start("haproxy", &["-f"], |_, address| {
         format!(
-            "defaults\n  mode http\n  timeout connect 1s\n  timeout client 10s\n  timeout server 10s\n\
+            "defaults\n  mode http\n  timeout connect 1s\n  timeout check 5s\n  timeout client 10s\n  timeout server 10s\n\
              frontend in\n  bind {address}\n  default_backend weirs\n\
              backend weirs\n  option httpchk GET /readyz\n  option redispatch\n  retries 2\n{servers}"
         )

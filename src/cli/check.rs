@@ -1,8 +1,8 @@
-//! `weir check`: all faults of a file at once.
+//! `weir check`: all faults of a file, and of live documents over it, at once.
 
 use std::io::IsTerminal;
 
-use super::{ConfigArgs, ExitStatus, Output, print, source};
+use super::{ConfigArgs, ExitStatus, Output, overlays, print, source};
 use crate::config::{File, Loaded, Severity};
 
 /// `weir check`.
@@ -11,6 +11,10 @@ pub struct Args {
     /// Where the file is; `-` is standard input.
     #[command(flatten)]
     pub config: ConfigArgs,
+    /// A live document to check over the file, without a store: the key that it is for, and where it lies
+    /// (`orders/switches/x=x.yaml`). Without a scope the key is the service's. Can be repeated, or list several.
+    #[arg(long, value_name = "KEY=FILE", num_args = 1.., value_parser = overlays::Overlay::parse)]
+    pub overlay: Vec<overlays::Overlay>,
     /// How faults look: `text` for people, `json` for editors and CI (an array).
     #[arg(short, long, value_enum, default_value_t, hide_possible_values = true)]
     pub output: Output,
@@ -18,16 +22,24 @@ pub struct Args {
 
 /// Checks the file and prints what is wrong with it, or one line of what it is.
 pub fn run(args: &Args) -> ExitStatus {
-    let loaded = source::load_file(&args.config.config);
+    let alone = !args.overlay.is_empty() && args.config.is_default() && !args.config.config.exists();
+    let mut loaded = if alone { overlays::nothing() } else { source::load_file(&args.config.config) };
+    overlays::check(&args.overlay, &mut loaded);
     let written = match args.output {
         Output::Json => print(format!("{:#}\n", loaded.to_json()).as_bytes()),
         Output::Text => {
             let mut text = loaded.render(wants_colour(&std::io::stdout()));
-            text.push_str(&summary(&source::name(&args.config.config), &loaded));
+            let name = source::name(&args.config.config);
+            if alone || (!args.overlay.is_empty() && loaded.file.is_some()) {
+                text.push_str(&overlays::summary(&args.overlay, &loaded, (!alone).then_some(&name)));
+            } else {
+                text.push_str(&summary(&name, &loaded));
+            }
             print(text.as_bytes())
         }
     };
-    if loaded.file.is_none() { ExitStatus::BadConfig } else { written }
+    let bad = loaded.faults.any_error() || (loaded.file.is_none() && !alone);
+    if bad { ExitStatus::BadConfig } else { written }
 }
 
 /// Whether `stream` is a terminal whose owner wants colour (see no-color.org).
@@ -53,6 +65,6 @@ fn summary(name: &str, loaded: &Loaded) -> String {
     }
 }
 
-fn counted(n: usize, what: &str) -> String {
+pub(super) fn counted(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }

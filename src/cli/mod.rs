@@ -3,10 +3,15 @@
 pub mod check;
 mod child;
 pub mod demo;
+mod failure;
+pub mod overlays;
+pub mod policy;
 pub mod remote;
 pub mod run;
 pub mod schema;
 pub mod source;
+mod table;
+pub mod wait;
 
 use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -37,6 +42,10 @@ pub enum Command {
     Run(RunArgs),
     /// Check a file: all faults at once, each with its place and what would be right.
     Check(check::Args),
+    /// Look at live policy, and change it.
+    Policy(policy::Args),
+    /// Wait until every instance has a revision of live policy.
+    Wait(wait::Args),
     /// Print the JSON Schema of the file.
     Schema,
     /// Show three toy instances behind a Weir under load, on this machine.
@@ -153,6 +162,8 @@ pub fn dispatch(command: Command) -> ExitStatus {
     match command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Policy(args) => policy::run(&args),
+        Command::Wait(args) => wait::run(&args),
         Command::Schema => schema::run(),
         Command::Demo(args) => ExitStatus::Wrapped(demo::run(&args)),
         Command::Drain(args) => remote::drain(&args),
@@ -173,11 +184,12 @@ fn man() -> ExitStatus {
     let mut page = Vec::new();
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
-    let mut whole = clap_mangen::Man::new(command.clone()).render(&mut page);
-    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
-        whole = whole.and_then(|()| clap_mangen::Man::new(sub.clone()).render(&mut page));
-    }
-    if whole.is_ok() { print(&page) } else { ExitStatus::No }
+    if pages(&command, &mut page).is_ok() { print(&page) } else { ExitStatus::No }
+}
+
+fn pages(command: &clap::Command, page: &mut Vec<u8>) -> std::io::Result<()> {
+    clap_mangen::Man::new(command.clone()).render(page)?;
+    command.get_subcommands().filter(|sub| sub.get_name() != "help").try_for_each(|sub| pages(sub, page))
 }
 
 /// Writes an answer. A reader that has gone away (`weir man | head`) is no error.

@@ -99,19 +99,11 @@ fn call(args: &AdminArgs, method: Method, path: &str) -> Result<Value, ExitStatu
 
 /// Where the admin interface is: as said, or as the file says.
 fn address(args: &AdminArgs) -> Result<ListenAddress, ExitStatus> {
-    if let Some(path) = args.admin.as_deref().and_then(|url| url.strip_prefix("unix:")) {
-        return Ok(ListenAddress::Unix(Arc::from(Path::new(path))));
-    }
     if let Some(url) = &args.admin {
-        let usage = || {
-            let _ =
-                writeln!(std::io::stderr(), "weir: --admin {url}: expected http://ADDRESS:PORT or unix:PATH");
+        return parse(url).map_err(|wrong| {
+            let _ = writeln!(std::io::stderr(), "weir: {wrong}");
             ExitStatus::Usage
-        };
-        let uri: Uri = url.parse().map_err(|_| usage())?;
-        let authority = uri.authority().ok_or_else(usage)?.as_str();
-        let authority = authority.replacen("localhost", "127.0.0.1", 1);
-        return authority.parse().map(ListenAddress::Socket).map_err(|_| usage());
+        });
     }
     // Beside an instance that runs with another file (`weir demo`) there is often none here.
     if args.config.is_default() && !args.config.config.exists() {
@@ -126,7 +118,19 @@ fn address(args: &AdminArgs) -> Result<ListenAddress, ExitStatus> {
     admin.ok_or_else(|| unavailable(&"the file turns the admin interface off"))
 }
 
-async fn ask(
+/// The address that a URL of an admin interface names; the error says what would be right.
+pub(super) fn parse(url: &str) -> Result<ListenAddress, String> {
+    if let Some(path) = url.strip_prefix("unix:") {
+        return Ok(ListenAddress::Unix(Arc::from(Path::new(path))));
+    }
+    let wrong = || format!("--admin {url}: expected http://ADDRESS:PORT or unix:PATH");
+    let uri: Uri = url.parse().map_err(|_| wrong())?;
+    let authority = uri.authority().ok_or_else(wrong)?.as_str().replacen("localhost", "127.0.0.1", 1);
+    authority.parse().map(ListenAddress::Socket).map_err(|_| wrong())
+}
+
+/// One request to an admin interface: its status, and its body as JSON (or as a text, where it is none).
+pub(super) async fn ask(
     address: &ListenAddress,
     method: Method,
     path: &str,

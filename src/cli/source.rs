@@ -22,15 +22,28 @@ const NO_FILE: &str = "name your file with `-c FILE`; a whole one is as short as
 
 to see Weir at work without a file, run `weir demo`";
 
+/// Says what is wrong with a file that the configuration names.
+type Probe<'a> = dyn Fn(&Path, PemKind) -> Result<(), String> + 'a;
+
 /// Reads and loads a file; `-` is standard input.
 pub fn load_file(path: &Path) -> Loaded {
+    load_file_with(path, &probe)
+}
+
+/// The same for a file that is in force elsewhere, such as on an operator's machine: the files that it names (keys,
+/// certificates) are there, not here.
+pub fn load_file_of_another_host(path: &Path) -> Loaded {
+    load_file_with(path, &|_, _| Ok(()))
+}
+
+fn load_file_with(path: &Path, probe: &Probe<'_>) -> Loaded {
     let name = name(path);
     match read(path) {
         Err(error) => {
             let help = (error.kind() == ErrorKind::NotFound).then_some(NO_FILE);
             Loaded::unreadable(&name, &error.to_string(), help)
         }
-        Ok(text) => load_text(&name, &text),
+        Ok(text) => load_text_with(&name, &text, probe),
     }
 }
 
@@ -41,13 +54,17 @@ pub fn name(path: &Path) -> String {
 
 /// Loads a text with this process's environment and host.
 pub fn load_text(name: &str, text: &[u8]) -> Loaded {
+    load_text_with(name, text, &probe)
+}
+
+fn load_text_with(name: &str, text: &[u8], probe: &Probe<'_>) -> Loaded {
     let host = host_facts();
     let vars = |variable: &str| std::env::var(variable).ok();
-    load(name, text, &Env { vars: &vars, host: &host, probe: &probe })
+    load(name, text, &Env { vars: &vars, host: &host, probe })
 }
 
 /// One byte more than is taken, so that loading sees that there is too much.
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+pub(super) fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     let most = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
     let mut text = Vec::new();
     if path == Path::new("-") {

@@ -115,6 +115,8 @@ codes! {
     NoWeight = "WEIR-0406";
     /// A header that only Weir itself may change.
     ForbiddenHeader = "WEIR-0407";
+    /// An overlay that does not fit what lies below it.
+    Misfit = "WEIR-0408";
 
     /// Warning: a route that can never match.
     Shadowed = "WEIR-0901";

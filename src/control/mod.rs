@@ -3,6 +3,7 @@
 mod certificates;
 mod drain;
 mod live;
+mod presence;
 mod reload;
 mod view;
 
@@ -13,7 +14,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     time::{MissedTickBehavior, interval, sleep},
 };
 
@@ -23,7 +24,7 @@ use self::{
     live::{Live, Shown, Source},
 };
 use crate::{
-    config::{Bootstrap, Documents, File, Loaded, Name},
+    config::{Bootstrap, Documents, File, Loaded, Name, bootstrap::StoreSource},
     listener::{Fingerprint, Listener},
     memory,
     readiness::Readiness,
@@ -90,6 +91,8 @@ pub struct State {
     shown: Mutex<Shown>,
     /// All layers of policy, once there are any.
     layers: OnceLock<Arc<Mutex<Layers>>>,
+    /// Counts what others are told of live policy.
+    news: watch::Sender<u64>,
     drain_inbound: Notify,
     /// When the inbound side began to leave.
     leaving_since: OnceLock<Instant>,
@@ -125,6 +128,7 @@ impl State {
             baseline: Mutex::new(Baseline { documents, loaded: now, refused: None }),
             shown: Mutex::new(Shown::new()),
             layers: OnceLock::new(),
+            news: watch::Sender::new(0),
             drain_inbound: Notify::new(),
             leaving_since: OnceLock::new(),
         }
@@ -140,6 +144,11 @@ impl State {
 
     pub(crate) fn publisher(&self) -> &Publisher {
         &self.publisher
+    }
+
+    /// Something has changed that others are told.
+    fn has_news(&self) {
+        self.news.send_modify(|count| *count += 1);
     }
 
     fn shown(&self) -> std::sync::MutexGuard<'_, Shown> {
@@ -172,6 +181,7 @@ pub(crate) async fn begin(
     let bootstrap = file.bootstrap.clone();
     let probe = std::mem::replace(&mut reload.probe, Box::new(|_, _| Ok(())));
     let mut live = Live::new(state, &bootstrap, file, probe);
+    live.say_what_does_not_act(&file.policy);
     let (source, order) = match &bootstrap.store {
         Some(store) => live::boot(&mut live, store, &mut control.orders).await,
         None => (None, None),
@@ -182,6 +192,8 @@ pub(crate) async fn begin(
 /// Carries the control side until the drain is over.
 pub(crate) async fn run(state: Arc<State>, certificates: Vec<(Arc<Listener>, Fingerprint)>, begun: Begun) {
     let Begun { mut live, mut source, order, bootstrap, reload, mut control } = begun;
+    let (ending, ended) = watch::channel(false);
+    let presence = tell_of_oneself(&state, &bootstrap, ended);
     let mut seen = reload.path.as_deref().and_then(contents);
     let mut upkeep = interval(UPKEEP);
     upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -235,7 +247,25 @@ pub(crate) async fn run(state: Arc<State>, certificates: Vec<(Arc<Listener>, Fin
             _ = upkeep.tick() => live.tick(),
         }
     }
+    ending.send_replace(true);
+    if let Some(presence) = presence {
+        // Fails only when it panicked.
+        let _ = presence.await;
+    }
     live.end();
+}
+
+/// Begins to say in the store what this instance has applied, where that is wanted.
+fn tell_of_oneself(
+    state: &Arc<State>,
+    bootstrap: &Bootstrap,
+    ended: watch::Receiver<bool>,
+) -> Option<tokio::task::JoinHandle<()>> {
+    let store = bootstrap.store.as_ref()?;
+    let StoreSource::Etcd(etcd) = &store.source else { return None };
+    let changes = state.news.subscribe();
+    let kept = presence::keep(state.clone(), etcd.clone(), store.presence?, changes, ended);
+    Some(tokio::spawn(kept))
 }
 
 fn contents(path: &std::path::Path) -> Option<Vec<u8>> {

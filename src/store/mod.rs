@@ -11,6 +11,7 @@ pub mod etcd;
 pub mod guard;
 pub mod key;
 pub mod layers;
+pub mod presence;
 pub mod watch;
 
 use std::{sync::Arc, time::Instant};

@@ -154,12 +154,12 @@ fn a_bad_file_is_refused_and_the_old_one_stays() {
     assert_eq!(client.get("a.test", "/").status, 200);
     wait_until("the reason to be told", || weir.stderr().contains("timeuot"));
     weir.wait_metric("weir_policy_refused", &[("kind", "file")], 1.0);
-    let refused = weir.admin_get("/status").json()["policy"]["refused"].clone();
+    let refused = weir.admin_get("/status").json()["policy"]["file_refused"].clone();
     assert!(refused.as_str().is_some_and(|why| why.contains("timeuot")), "{refused}");
     weir.reload(&File::to(&[origin.address]).route("response_headers: { set: { x-new: \"1\" } }").text());
     wait_until("the mended file to be in force", || client.get("a.test", "/").header("x-new") == "1");
     weir.wait_metric("weir_policy_refused", &[], 0.0);
-    assert!(weir.admin_get("/status").json()["policy"]["refused"].is_null());
+    assert!(weir.admin_get("/status").json()["policy"]["file_refused"].is_null());
 }
 
 #[test]

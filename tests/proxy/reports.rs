@@ -234,9 +234,10 @@ fn the_admin_interface_shows_status_policy_and_upstreams() {
             "no store, no revision: {status}"
         );
     }
-    for field in ["store", "sync_age_seconds", "held"] {
+    for field in ["store", "sync_age_seconds", "cache", "instances"] {
         assert_eq!(status.get(field), Some(&serde_json::Value::Null), "{field} in {status}");
     }
+    assert_eq!(status["held"], serde_json::json!([]), "{status}");
     let policy = weir.admin_get("/policy").json();
     assert!(policy.to_string().contains(&origin.address.to_string()), "{policy}");
     let upstreams = weir.admin_get("/upstreams").json();

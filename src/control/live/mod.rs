@@ -19,12 +19,12 @@ use jiff::Timestamp;
 
 pub(super) use self::{
     boot::{boot, expiry, next},
-    source::Source,
+    source::{Source, etcd_config},
     view::Shown,
 };
 use super::State;
 use crate::{
-    config::{Bootstrap, File, PemKind},
+    config::{Bootstrap, File, PemKind, Policy},
     snapshot::{CompileError, Outcome},
     store::{
         Event, Item,
@@ -64,6 +64,8 @@ pub(super) struct Live {
     clock: Timestamp,
     tried: Instant,
     next_expiry: Option<Timestamp>,
+    /// It was said that limits and switches do not act yet.
+    said: bool,
 }
 
 impl Live {
@@ -84,6 +86,7 @@ impl Live {
             clock: now,
             tried: Instant::now(),
             next_expiry: None,
+            said: false,
         }
     }
 
@@ -102,6 +105,17 @@ impl Live {
         self.guard = Guard::restore(&self.identity, in_force, kept.memory);
     }
 
+    /// Says once what a policy has that nobody acts on in this version.
+    pub(super) fn say_what_does_not_act(&mut self, policy: &Policy) {
+        let idle = !policy.limits.is_empty() || !policy.switches.is_empty();
+        if idle && !self.said {
+            self.said = true;
+            tracing::warn!(
+                "limits and switches are read and checked, but this version does not act on them yet"
+            );
+        }
+    }
+
     /// Takes what the store tells.
     pub(super) fn take(&mut self, event: &Event) {
         let metrics = self.state.shared.telemetry.metrics.live();
@@ -114,6 +128,7 @@ impl Live {
         if held != self.guard.held_count() || !outcome.notes.is_empty() {
             self.unkept = true;
             self.state.shown().holdings = self.guard.holdings();
+            self.state.has_news();
         }
         if let Some(batch) = &outcome.batch {
             self.layers().change(batch.revision, &batch.changes, Self::world(&self.probe));
@@ -184,6 +199,7 @@ impl Live {
     fn publish(&mut self, since: Instant, source: Option<PolicySource>) -> Result<Outcome, CompileError> {
         let effective = self.layers().effective();
         self.next_expiry = effective.next_expiry;
+        self.say_what_does_not_act(&effective.policy);
         let metrics = &self.state.shared.telemetry.metrics;
         for kind in PolicyKind::ALL.iter().filter(|kind| **kind != PolicyKind::File) {
             let refused = effective.refused.iter().filter(|refused| refused.kind == kind.text()).count();
@@ -214,6 +230,7 @@ impl Live {
             tracing::info!(source = source.text(), "where the policy comes from");
         }
         drop(shown);
+        self.state.has_news();
         published
     }
 

@@ -106,6 +106,23 @@ impl Shown {
         now.saturating_duration_since(self.proof)
     }
 
+    pub(in crate::control) fn cluster(&self) -> Option<u64> {
+        self.store.as_ref()?.cluster
+    }
+
+    pub(in crate::control) fn applied(&self) -> i64 {
+        self.applied
+    }
+
+    pub(in crate::control) fn proven(&self) -> i64 {
+        self.proven
+    }
+
+    /// How many keys are held.
+    pub(in crate::control) fn held(&self) -> usize {
+        self.holdings.iter().map(|holding| holding.keys.len()).sum()
+    }
+
     /// Whether something is refused.
     pub(super) fn is_troubled(&self) -> bool {
         self.failed.is_some()

@@ -148,10 +148,9 @@ impl Answers {
         let head = if self.pieces.is_empty() {
             parse(last, self.bounds)?
         } else {
-            self.pieces.extend_from_slice(last);
-            let head = parse(&self.pieces, self.bounds)?;
-            self.pieces.clear();
-            head
+            let mut whole = std::mem::take(&mut self.pieces);
+            whole.extend_from_slice(last);
+            parse(&whole, self.bounds)?
         };
         let says = |option: &str| {
             head.has.any(census::CONNECTION)

@@ -247,31 +247,30 @@ fn write_head(out: &mut Vec<u8>, head: RequestHead<'_>, body: &RequestBody) -> O
     coding
 }
 
-/// The fields of a head. What says where the body ends is made here: what is there may only agree.
+/// The fields of a head. What says where the body ends is written here and nowhere else, once.
 fn write_fields(out: &mut Vec<u8>, headers: &HeaderMap, body: &RequestBody) -> Option<Coding> {
     let mut said = None;
     for (name, value) in headers {
         if name == header::CONTENT_LENGTH {
-            said = std::str::from_utf8(value.as_bytes()).ok().and_then(|text| text.parse().ok());
-        } else if name == header::TRANSFER_ENCODING {
-            continue;
+            said = Some(value);
+        } else if name != header::TRANSFER_ENCODING {
+            write_field(out, name.as_str().as_bytes(), value.as_bytes());
         }
-        write_field(out, name.as_str().as_bytes(), value.as_bytes());
     }
-    if matches!(body, RequestBody::Empty) {
-        return None;
-    }
-    if let Some(length) = said {
-        return Some(Coding::Length(length));
-    }
-    if let Some(length) = body.size_hint().exact() {
-        out.extend_from_slice(b"content-length: ");
-        out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
-        out.extend_from_slice(b"\r\n");
-        return Some(Coding::Length(length));
-    }
-    out.extend_from_slice(b"transfer-encoding: chunked\r\n");
-    Some(Coding::Chunked)
+    let length = match (body, said) {
+        (RequestBody::Empty, None) => return None,
+        (RequestBody::Empty, Some(_)) => Some(0),
+        (body, Some(said)) => {
+            said.to_str().ok().and_then(|said| said.parse().ok()).or(body.size_hint().exact())
+        }
+        (body, None) => body.size_hint().exact(),
+    };
+    let Some(length) = length else {
+        write_field(out, b"transfer-encoding", b"chunked");
+        return Some(Coding::Chunked);
+    };
+    write_field(out, b"content-length", itoa::Buffer::new().format(length).as_bytes());
+    (!matches!(body, RequestBody::Empty)).then_some(Coding::Length(length))
 }
 
 fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
@@ -287,4 +286,33 @@ fn write_size(out: &mut Vec<u8>, size: usize) {
     use io::Write as _;
     // Writing to a vector cannot fail.
     let _ = write!(out, "{size:x}\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use ::http::{HeaderValue, Method};
+
+    use super::*;
+
+    #[test]
+    fn the_length_of_a_body_is_said_once_and_by_nobody_else() {
+        for (fields, expected) in [
+            (&[][..], ""),
+            (&[("content-length", "0")][..], "content-length: 0\r\n"),
+            // What a route's edits may have made of it.
+            (&[("content-length", "5"), ("transfer-encoding", "chunked")][..], "content-length: 0\r\n"),
+            (&[("content-length", "x"), ("content-length", "7")][..], "content-length: 0\r\n"),
+        ] {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            let extra = &[("host", &b"a"[..])];
+            let head = RequestHead { method: &Method::POST, target: "/x?y", headers: &headers, extra };
+            let mut out = Vec::new();
+            assert_eq!(write_head(&mut out, head, &RequestBody::Empty), None);
+            let text = String::from_utf8(out).unwrap();
+            assert_eq!(text, format!("POST /x?y HTTP/1.1\r\nhost: a\r\n{expected}\r\n"));
+        }
+    }
 }
