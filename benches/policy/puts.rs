@@ -98,6 +98,7 @@ async fn changes(endpoint: &str, seen: &Seen, pause: Duration) -> Vec<Duration> 
 struct Seen {
     changes: mpsc::Receiver<(Vec<u8>, Instant)>,
     end: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Seen {
@@ -108,7 +109,7 @@ impl Seen {
         let mut client = Client1::connect(listen);
         // Before anything is changed.
         let mut last = client.get("any", "/");
-        std::thread::spawn(move || {
+        let thread = std::thread::spawn(move || {
             while !ended.load(Ordering::Relaxed) {
                 let body = client.get("any", "/");
                 if body != last {
@@ -117,7 +118,7 @@ impl Seen {
                 }
             }
         });
-        Self { changes, end }
+        Self { changes, end, thread: Some(thread) }
     }
 
     /// When the first answer from `to` had come.
@@ -132,5 +133,7 @@ impl Seen {
 impl Drop for Seen {
     fn drop(&mut self) {
         self.end.store(true, Ordering::Relaxed);
+        // Before Weir goes.
+        drop(self.thread.take().map(std::thread::JoinHandle::join));
     }
 }
