@@ -197,6 +197,12 @@ impl Bound {
         self.telemetry.as_ref().and_then(|socket| socket.address().ok())
     }
 
+    /// What puts policies in force. For benches: what is published besides the control side is overwritten by it.
+    #[doc(hidden)]
+    pub fn publisher(&self) -> &Publisher {
+        self.state.publisher()
+    }
+
     /// Carries traffic until the drain that `control` asks for is over.
     ///
     /// `errand` runs beside the control side, on its runtime: signals, say.

@@ -114,3 +114,32 @@ fn a_panic_costs_one_request_and_is_counted() {
     assert!(ask(&mut stream, "").ends_with("\r\n\r\nok"), "the same connection serves on");
     assert_eq!(running.metrics.panics.value(), 1);
 }
+
+#[test]
+fn a_snapshot_that_a_request_still_holds_is_freed_by_the_publisher_and_not_by_the_request() {
+    let file = |timeout: u32| {
+        let text = format!(
+            "service: test\nadmin: off\ntelemetry: off\nworkers: 1\nlog: {{ access: off }}\n\
+             listeners: {{ inbound: {{ listen: '127.0.0.1:0' }} }}\n\
+             policy:\n  upstreams: {{ app: {{ endpoints: ['127.0.0.1:1'] }} }}\n  \
+             routes: {{ all: {{ upstream: app, timeout: {timeout}s }} }}\n"
+        );
+        source::load_text("test", text.as_bytes()).file.unwrap()
+    };
+    let metrics = Metrics::new(1, DEFAULT_MAX_SERIES, "test", "test");
+    let (lines, _flush) = writer::spawn("test-log", std::io::sink(), metrics.log_dropped.clone()).unwrap();
+    let (_, handle) = log::subscriber(LogLevel::Error, LogFormat::Text, false, lines);
+    let bound = App::bind(file(1), handle, metrics).unwrap();
+    let publisher = bound.publisher();
+    let publish = |timeout| publisher.publish(Arc::new(file(timeout).policy), Instant::now()).unwrap();
+    let held = bound.state.shared().snapshot.load_full();
+    let watched = Arc::downgrade(&held);
+    publish(2);
+    drop(held);
+    assert!(watched.upgrade().is_some(), "the request was the last but one");
+    publisher.tidy();
+    assert!(watched.upgrade().is_none());
+    let watched = Arc::downgrade(&bound.state.shared().snapshot.load_full());
+    publish(3);
+    assert!(watched.upgrade().is_none(), "nobody held it");
+}

@@ -142,6 +142,10 @@ impl State {
         &self.readiness
     }
 
+    pub(crate) fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
     /// Something has changed that others are told.
     fn has_news(&self) {
         self.news.send_modify(|count| *count += 1);
@@ -219,6 +223,7 @@ pub(crate) async fn run(state: Arc<State>, certificates: Vec<(Arc<Listener>, Fin
             _ = upkeep.tick() => {
                 live.tick();
                 bring_gauges_up_to_date(&state);
+                state.publisher.tidy();
                 memory::give_back();
                 for certificate in &mut certificates {
                     certificate.refresh(&state.shared.telemetry.metrics);

@@ -133,6 +133,15 @@ impl Conditions {
         }
     }
 
+    /// Whether they hold for every request.
+    pub(super) fn is_empty(&self) -> bool {
+        self.methods.is_empty()
+            && self.headers.is_empty()
+            && self.query.is_empty()
+            && self.client.is_empty()
+            && self.grpc.is_none()
+    }
+
     pub(super) fn hold(&self, request: &RequestView<'_>) -> bool {
         (self.methods.is_empty() || self.methods.contains(request.method))
             && (self.client.is_empty() || self.client.iter().any(|net| net.contains(&request.client)))

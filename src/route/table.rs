@@ -19,9 +19,10 @@
 //! the number of routes, only with how many share one host and path, and with the number of regular
 //! expressions of a host, which are tried in turn when nothing else matched.
 
-use std::{cmp::Reverse, collections::HashMap, sync::Arc};
+use std::{borrow::Cow, cmp::Reverse, collections::HashMap, sync::Arc};
 
 use foldhash::fast::RandomState;
+use smallvec::SmallVec;
 
 use super::matcher::{Conditions, RequestView};
 use crate::config::{
@@ -62,11 +63,13 @@ impl RouteTable {
             .collect();
         // Every list below is filled in this order and so needs no sorting of its own.
         ranked.sort_by(|(_, a), (_, b)| rank(a).cmp(&rank(b)));
+        table.exact.reserve(ranked.len());
+        // Most routes have no more conditions than these: with many of them, making each is what a change would take.
+        let none = Arc::new(Conditions::compile(&Match::default()));
         for (index, route) in ranked {
-            let candidate = Candidate {
-                route: RouteIndex(index),
-                conditions: Arc::new(Conditions::compile(&route.matches)),
-            };
+            let conditions = Conditions::compile(&route.matches);
+            let conditions = if conditions.is_empty() { Arc::clone(&none) } else { Arc::new(conditions) };
+            let candidate = Candidate { route: RouteIndex(index), conditions };
             let paths = effective_paths(&route.matches);
             if route.matches.host.is_empty() {
                 table.any.add(&paths, &candidate);
@@ -125,17 +128,17 @@ fn rank(route: &Route) -> impl Ord + '_ {
 }
 
 /// The paths of a `match` block, those that it only implies included; at least one.
-fn effective_paths(matches: &Match) -> Vec<PathPattern> {
+fn effective_paths(matches: &Match) -> Cow<'_, [PathPattern]> {
     if !matches.path.is_empty() {
-        return matches.path.clone();
+        return Cow::Borrowed(&matches.path);
     }
-    vec![match &matches.grpc {
+    Cow::Owned(vec![match &matches.grpc {
         None => PathPattern::Prefix("".into()),
         Some(grpc) => match &grpc.method {
             None => PathPattern::Prefix(format!("/{}", grpc.service).into()),
             Some(method) => PathPattern::Exact(format!("/{}/{method}", grpc.service).into()),
         },
-    }]
+    }])
 }
 
 /// A route that is right for the host and path, if its other conditions hold.
@@ -151,14 +154,17 @@ impl Candidate {
     }
 }
 
+/// Nearly always there is one.
+type Candidates = SmallVec<[Candidate; 1]>;
+
 /// The routes of one host pattern. All lists are in order of precedence.
 #[derive(Debug, Default)]
 struct HostTable {
-    exact: HashMap<Box<str>, Vec<Candidate>, RandomState>,
+    exact: HashMap<Box<str>, Candidates, RandomState>,
     /// By prefix without its closing slash; the prefix `/` is in `root`.
-    prefixes: HashMap<Box<str>, Vec<Candidate>, RandomState>,
+    prefixes: HashMap<Box<str>, Candidates, RandomState>,
     lengths: Lengths,
-    root: Vec<Candidate>,
+    root: Candidates,
     regexes: Vec<(Pattern, Candidate)>,
 }
 

@@ -36,6 +36,9 @@ pub struct Publisher {
 struct State {
     registry: Registry,
     policy: Arc<Policy>,
+    /// Snapshots that were in force, until nobody holds them: what is left of the last one is freed here, not by the
+    /// worker whose request happens to be the last to let go of ten thousand routes.
+    retired: Vec<Arc<Snapshot>>,
 }
 
 /// Compiles the first snapshot, before anything runs.
@@ -51,7 +54,7 @@ pub fn first(
 impl Publisher {
     /// Goes on from the first snapshot, which was compiled from `policy` with `registry`.
     pub fn new(shared: Arc<Shared>, policy: Arc<Policy>, registry: Registry) -> Self {
-        Self { shared, state: Mutex::new(State { registry, policy }) }
+        Self { shared, state: Mutex::new(State { registry, policy, retired: Vec::new() }) }
     }
 
     /// The policy in force.
@@ -74,16 +77,31 @@ impl Publisher {
         let listeners = &self.shared.listeners;
         let compiled =
             compile::compile(generation, &policy, &before, listeners, &mut state.registry, metrics);
-        drop(before);
         let snapshot =
             compiled.inspect_err(|_| metrics.policy_updates.of(UpdateResult::Refused).increment(1))?;
         self.shared.snapshot.store(Arc::new(snapshot));
-        state.policy = policy;
-        state.registry.sweep();
-        drop(state);
+        self.shared.tell(|| Message::NewSnapshot);
         metrics.policy_apply.record(since.elapsed());
         metrics.policy_updates.of(UpdateResult::Applied).increment(1);
-        self.shared.tell(|| Message::NewSnapshot);
+        state.policy = policy;
+        state.retired.push(before);
+        state.tidy();
+        drop(state);
         Ok(Outcome::Applied { generation })
+    }
+
+    /// Frees what no request holds any more. About once a second.
+    pub fn tidy(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).tidy();
+    }
+}
+
+impl State {
+    fn tidy(&mut self) {
+        let before = self.retired.len();
+        self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        if self.retired.len() < before {
+            self.registry.sweep();
+        }
     }
 }

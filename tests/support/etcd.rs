@@ -22,7 +22,8 @@ pub enum Version {
 }
 
 impl Version {
-    fn program(self) -> PathBuf {
+    /// Its program; `etcdctl` lies beside it.
+    pub fn program(self) -> PathBuf {
         let path = match self {
             Self::V3_4 => PathBuf::from("/usr/bin/etcd"),
             Self::V3_5 => Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -9,6 +9,7 @@ mod source;
 mod view;
 
 use std::{
+    collections::HashMap,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -30,7 +31,7 @@ use crate::{
         cache::{Kept, Writer},
         guard::{Guard, Note},
         key::Identity,
-        layers::{Baseline, Effective, Layers, World},
+        layers::{Baseline, Effective, Layers, Refused, World},
     },
     telemetry::{
         PolicyKind, PolicySource, UpdateResult,
@@ -288,14 +289,16 @@ fn say(note: &Note) {
 
 /// Logs what is refused now and was not before, and what is mended.
 fn say_refusals(before: Option<&Effective>, now: &Effective) {
-    let before = before.map(|before| &*before.refused).unwrap_or_default();
-    for refused in &now.refused {
-        if !before.iter().any(|known| known.key == refused.key && known.revision == refused.revision) {
-            let (key, reason, revision) = (&*refused.key, &*refused.reason, refused.revision);
-            tracing::warn!(key, revision, in_use = refused.in_use, reason, "refused");
-        }
+    let revisions = |refused: &[Refused]| -> HashMap<Arc<str>, i64> {
+        refused.iter().map(|one| (Arc::clone(&one.key), one.revision)).collect()
+    };
+    let known = revisions(before.map(|before| &*before.refused).unwrap_or_default());
+    for refused in now.refused.iter().filter(|one| known.get(&one.key) != Some(&one.revision)) {
+        let (key, reason, revision) = (&*refused.key, &*refused.reason, refused.revision);
+        tracing::warn!(key, revision, in_use = refused.in_use, reason, "refused");
     }
-    for mended in before.iter().filter(|known| !now.refused.iter().any(|refused| refused.key == known.key)) {
-        tracing::info!(key = &*mended.key, "no longer refused");
+    let still = revisions(&now.refused);
+    for key in known.keys().filter(|key| !still.contains_key(*key)) {
+        tracing::info!(key = &**key, "no longer refused");
     }
 }

@@ -45,6 +45,20 @@ impl Ranges {
         (first, end)
     }
 
+    /// The prefix that a role should be allowed to read for a scope. Roles are for services, so that of an instance is
+    /// that of all instances of its service.
+    fn right(&self, scope: Scope) -> String {
+        let (first, _) = self.bounds(scope);
+        let right = match scope {
+            Scope::Fleet | Scope::Service => first.as_slice(),
+            Scope::Instance => {
+                let at = first.iter().rposition(|byte| *byte == b'@');
+                at.and_then(|at| first.get(..=at)).unwrap_or(&first)
+            }
+        };
+        String::from_utf8_lossy(right).into_owned()
+    }
+
     /// A stored key as one of ours: its scope, and what follows `<root>/policy/`.
     fn read(&self, key: Vec<u8>) -> Option<(Scope, Bytes)> {
         let key = Bytes::from(key);
@@ -121,6 +135,21 @@ pub(super) async fn audit(client: Client, ranges: Ranges, since: i64) -> Result<
 
 fn incomplete(what: &str) -> Error {
     Error::Internal(format!("the answer has no {what}"))
+}
+
+/// The prefixes below which the user may not read what it must. Asked only after something was denied: etcd does not say
+/// what.
+pub(super) async fn missing_rights(client: Client, ranges: &Ranges) -> Vec<String> {
+    let mut kv = client.kv_client();
+    let mut missing = Vec::new();
+    for scope in Scope::ALL {
+        let (first, end) = ranges.bounds(scope);
+        let options = GetOptions::new().with_range(end).with_count_only();
+        if kv.get(first, Some(options)).await.is_err_and(|error| failure::is_denied(&error)) {
+            missing.push(ranges.right(scope));
+        }
+    }
+    missing
 }
 
 /// One page of a read.
@@ -242,6 +271,10 @@ mod tests {
         ] {
             assert_eq!(ranges.read(key.into()).map(|found| found.0), scope, "{key}");
         }
+        assert_eq!(
+            Scope::ALL.map(|scope| ranges.right(scope)),
+            ["/weir/policy/_all/", "/weir/policy/orders/", "/weir/policy/orders@"]
+        );
         let (_, rest) = ranges.read(b"/weir/policy/orders/\xff\xfe".to_vec()).unwrap();
         assert_eq!(&rest[..], b"orders/\xff\xfe");
     }

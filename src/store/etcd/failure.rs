@@ -16,6 +16,23 @@ pub(crate) fn of(endpoint: &str, error: &Error) -> Failure {
     }
 }
 
+/// The same, where it is known which prefixes the user may not read.
+pub(super) fn of_call(endpoint: &str, error: &Error, missing: &[String]) -> Failure {
+    let failure = of(endpoint, error);
+    if missing.is_empty() {
+        return failure;
+    }
+    let missing = missing.join(", ");
+    let text =
+        format!("{endpoint}: permission denied: the user has no role that may read the prefix {missing}");
+    Failure { text, ..failure }
+}
+
+/// Whether the user is known, and may not do this.
+pub(super) fn is_denied(error: &Error) -> bool {
+    matches!(error, Error::GRpcStatus(status) if status.message().contains("permission denied"))
+}
+
 fn of_status(endpoint: &str, status: &Status) -> Failure {
     let kind = kind(status.code(), status.message());
     let message = shortened(status.message());
@@ -115,6 +132,12 @@ mod tests {
             assert_eq!(failure.kind, expected, "{message}");
             assert!(failure.text.starts_with("http://a:1: "), "{}", failure.text);
         }
+        let denied = Error::GRpcStatus(Status::new(Code::PermissionDenied, "etcdserver: permission denied"));
+        assert!(is_denied(&denied));
+        let failure = of_call("a", &denied, &["/weir/policy/_all/".into(), "/weir/policy/orders@".into()]);
+        assert_eq!(failure.kind, lost(Lost::Auth));
+        assert!(failure.text.ends_with("may read the prefix /weir/policy/_all/, /weir/policy/orders@"));
+        assert!(of_call("a", &denied, &[]).text.contains("three ranges"), "a write, or gone by now");
         assert_eq!(of_canceled("a", "etcdserver: permission denied").kind, FailureKind::Token);
         assert_eq!(of_canceled("a", "rpc error: no leader").kind, lost(Lost::Leader));
     }

@@ -222,13 +222,21 @@ impl Driver {
     {
         let Some((lane, client)) = lane(&mut self.lanes, id) else { return };
         let (context, member) = (Arc::clone(&self.context), lane.member);
-        let call = call(client, context.ranges.clone());
+        let call = call(client.clone(), context.ranges.clone());
         while lane.calls.try_join_next().is_some() {}
         lane.calls.spawn(async move {
-            let input = call.await.unwrap_or_else(|error| {
-                let endpoint = context.members.get(member).map_or("", |member| &member.endpoint);
-                Input::Failed(id, step, failure::of(endpoint, &error))
-            });
+            let input = match call.await {
+                Ok(input) => input,
+                Err(error) => {
+                    let endpoint = context.members.get(member).map_or("", |member| &member.endpoint);
+                    let missing = if failure::is_denied(&error) {
+                        calls::missing_rights(client, &context.ranges).await
+                    } else {
+                        Vec::new()
+                    };
+                    Input::Failed(id, step, failure::of_call(endpoint, &error, &missing))
+                }
+            };
             let _ = context.inputs.send(Answer::Input(input)).await;
         });
     }
