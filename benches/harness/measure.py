@@ -1,6 +1,7 @@
 """The phases of a run. Every figure is kept as one line of raw.jsonl; nothing is averaged here."""
 
 import contextlib
+import random
 import json
 import statistics
 import sys
@@ -106,10 +107,11 @@ class Bench:
     # ---- what the phases are made of --------------------------------------------------------------------------
 
     def in_turn(self, names, rounds):
-        """Every contestant once a round, each time beginning with another."""
+        """Every contestant once a round, in another order each time: who comes after whom has a say in the figures of a
+        shared machine. The orders are the same in every run."""
+        shuffled = random.Random(0)
         for round_ in range(rounds):
-            first = round_ % max(len(names), 1)
-            for name in names[first:] + names[:first]:
+            for name in shuffled.sample(names, len(names)):
                 yield round_, name
 
     def cores(self, scenario):

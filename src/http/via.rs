@@ -49,12 +49,16 @@ impl Via {
 
     /// Appends this hop to a request or an answer that came in `version`.
     pub fn append(&self, version: Version, headers: &mut HeaderMap) {
-        let value = match version {
+        headers.append(VIA, self.hop(version).clone());
+    }
+
+    /// This hop, for a message that came in `version`.
+    pub fn hop(&self, version: Version) -> &HeaderValue {
+        match version {
             Version::HTTP_2 => &self.http2,
             Version::HTTP_10 => &self.http10,
             _ => &self.http11,
-        };
-        headers.append(VIA, value.clone());
+        }
     }
 
     /// Fails with [`Reason::Loop`] when a request was here before.

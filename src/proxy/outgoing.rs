@@ -7,6 +7,7 @@ use ::http::{
     uri::{PathAndQuery, Scheme},
 };
 use hyper::{Request, body::Body as _};
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::{Passthrough, exchange::Exchange, limits::TimeLimits, receive::Wish};
@@ -29,6 +30,8 @@ const ATTEMPT: &str = "x-weir-attempt";
 pub(super) struct Outgoing {
     target: PathAndQuery,
     host: HeaderValue,
+    /// This hop, where it is not among the fields yet.
+    via: Option<HeaderValue>,
     /// `Host` is among the fields, and says so already.
     says_host: bool,
     body: Option<Rc<Source>>,
@@ -70,7 +73,15 @@ pub(super) fn prepare(exchange: &mut Exchange, upgrade: Option<Wish>) -> Result<
         headers.remove(header::EXPECT);
     }
     hygiene::remove_hop_by_hop_of(had, headers);
-    exchange.connection.listener.via.append(parts.version, headers);
+    let edited = upgrade.is_some() || !config.request_headers.is_empty();
+    let via = exchange.connection.listener.via.hop(parts.version).clone();
+    let via = if edited || had.any(census::VIA) {
+        // It comes after the hops before it, and before what a route makes of it.
+        headers.append(header::VIA, via);
+        None
+    } else {
+        Some(via)
+    };
     let remaining = exchange.limits.remaining();
     if remaining.is_some() || had.any(census::DEADLINE) {
         deadline::write_remaining(headers, remaining, exchange.is_grpc);
@@ -89,12 +100,12 @@ pub(super) fn prepare(exchange: &mut Exchange, upgrade: Option<Wish>) -> Result<
         let keep = is_idempotent(&parts.method);
         Source::new(body, exchange.flow.clone(), config.max_body, keep)
     });
-    let edited = upgrade.is_some() || !config.request_headers.is_empty();
     let websocket_key = upgrade.as_ref().and_then(|_| headers.get(header::SEC_WEBSOCKET_KEY).cloned());
     Ok(Outgoing {
         websocket_key,
         target: target.unwrap_or(PathAndQuery::from_static("/")),
         host,
+        via,
         says_host: had.any(census::HOST)
             && parts.uri.authority().is_none()
             && route.rewriter.host().is_none()
@@ -159,6 +170,9 @@ impl Outgoing {
         if attempt > 1 || exchange.had.any(census::X_WEIR_ATTEMPT) {
             // Its client said so, or an attempt by HTTP/2 has left it.
             own.headers.remove(X_WEIR_ATTEMPT);
+            if self.via.is_some() {
+                own.headers.remove(header::VIA);
+            }
         }
         let headers = if self.plain {
             Cow::Borrowed(&own.headers)
@@ -171,7 +185,8 @@ impl Outgoing {
             Cow::Owned(headers)
         };
         let host = (!self.says_host).then_some(&self.host);
-        Head { method: &own.method, target: self.target.as_str(), headers, host, attempt: number(attempt) }
+        let (target, via) = (self.target.as_str(), self.via.as_ref());
+        Head { method: &own.method, target, headers, host, via, attempt: number(attempt) }
     }
 
     /// The request for one attempt by HTTP/2, under TLS when `secure`. `keep` makes another attempt possible: nothing is
@@ -187,6 +202,9 @@ impl Outgoing {
         let own = &mut exchange.parts;
         let mut headers = if keep { own.headers.clone() } else { std::mem::take(&mut own.headers) };
         headers.insert(X_WEIR_ATTEMPT, number(attempt));
+        if let Some(via) = &self.via {
+            headers.insert(header::VIA, via.clone());
+        }
         if self.edited {
             hygiene::remove_hop_by_hop(&mut headers);
         }
@@ -227,17 +245,18 @@ pub(super) struct Head<'a> {
     target: &'a str,
     headers: Cow<'a, HeaderMap>,
     host: Option<&'a HeaderValue>,
+    via: Option<&'a HeaderValue>,
     attempt: HeaderValue,
 }
 
 impl Head<'_> {
     /// Writes it in the way that `write` does.
     pub(super) fn with<R>(&self, write: impl FnOnce(RequestHead<'_>) -> R) -> R {
-        let attempt = (ATTEMPT, self.attempt.as_bytes());
-        let host = self.host.map(|host| ("host", host.as_bytes()));
-        let both = [host.unwrap_or(attempt), attempt];
-        let extra = if host.is_some() { &both[..] } else { &both[1..] };
-        write(RequestHead { method: self.method, target: self.target, headers: &self.headers, extra })
+        let mut extra = SmallVec::<[(&str, &[u8]); 3]>::new();
+        extra.extend(self.host.map(|host| ("host", host.as_bytes())));
+        extra.extend(self.via.map(|via| ("via", via.as_bytes())));
+        extra.push((ATTEMPT, self.attempt.as_bytes()));
+        write(RequestHead { method: self.method, target: self.target, headers: &self.headers, extra: &extra })
     }
 }
 

@@ -57,8 +57,50 @@ impl From<Fault> for Refusal {
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) parts: Parts,
-    /// The fields that it came with.
+    /// The fields that it came with, but for the usual `Connection`.
     pub(crate) has: Census,
+    connection: Usual,
+}
+
+/// What the one `Connection` says that most answers have, if any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Usual {
+    /// There is none, or it says something else and is among the fields.
+    #[default]
+    Other,
+    KeepAlive,
+    Close,
+}
+
+impl Usual {
+    fn of(name: &str, value: &[u8]) -> Self {
+        if name.len() != "connection".len() || !name.eq_ignore_ascii_case("connection") {
+            Self::Other
+        } else if value.eq_ignore_ascii_case(b"keep-alive") {
+            Self::KeepAlive
+        } else if value.eq_ignore_ascii_case(b"close") {
+            Self::Close
+        } else {
+            Self::Other
+        }
+    }
+}
+
+impl Head {
+    /// Whether the connection can carry another exchange (RFC 9112 §9.3).
+    fn lasts(&self) -> bool {
+        let says = |usual: Usual, option: &str| {
+            self.connection == usual
+                || self.has.any(census::CONNECTION)
+                    && hygiene::list(&self.parts.headers, &::http::header::CONNECTION)
+                        .any(|member| member.eq_ignore_ascii_case(option.as_bytes()))
+        };
+        if self.parts.version == Version::HTTP_11 {
+            !says(Usual::Close, "close")
+        } else {
+            says(Usual::KeepAlive, "keep-alive") && !says(Usual::Close, "close")
+        }
+    }
 }
 
 /// Decodes the answers that come by one connection, one after the other.
@@ -152,14 +194,7 @@ impl Answers {
             whole.extend_from_slice(last);
             parse(&whole, self.bounds)?
         };
-        let says = |option: &str| {
-            head.has.any(census::CONNECTION)
-                && hygiene::list(&head.parts.headers, &::http::header::CONNECTION)
-                    .any(|member| member.eq_ignore_ascii_case(option.as_bytes()))
-        };
-        let by_default = head.parts.version == Version::HTTP_11;
-        self.lasts =
-            !self.ends_with_connection() && if by_default { !says("close") } else { says("keep-alive") };
+        self.lasts = !self.ends_with_connection() && head.lasts();
         Ok(head)
     }
 
@@ -199,7 +234,7 @@ impl Answers {
         let text = Bytes::from(pieces);
         let mut fields = vec![httparse::EMPTY_HEADER; self.bounds.fields];
         match httparse::parse_headers(&text, &mut fields) {
-            Ok(Status::Complete((_, fields))) => map(&text, fields).map(Some),
+            Ok(Status::Complete((_, fields))) => map(&text, fields).map(|(trailers, _)| Some(trailers)),
             Ok(Status::Partial) => Err(Refusal::Syntax(httparse::Error::NewLine)),
             Err(error) => Err(syntax(error)),
         }
@@ -235,16 +270,25 @@ fn parse_into<'a>(
     let (mut parts, ()) = Response::new(()).into_parts();
     parts.status = status.ok_or(Refusal::Syntax(httparse::Error::Status))?;
     parts.version = if answer.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-    parts.headers = map(text, answer.headers)?;
-    Ok(Head { has: Census::of(&parts.headers), parts })
+    let connection;
+    (parts.headers, connection) = map(text, answer.headers)?;
+    Ok(Head { has: Census::of(&parts.headers), parts, connection })
 }
 
-/// The fields as a map that shares the text.
-fn map(text: &Bytes, fields: &[httparse::Header<'_>]) -> Result<HeaderMap, Refusal> {
+/// The fields as a map that shares the text. The usual `Connection` concerns nobody else, and stays out of it; whatever
+/// comes beside it is among the fields, and says what else there is to know.
+fn map(text: &Bytes, fields: &[httparse::Header<'_>]) -> Result<(HeaderMap, Usual), Refusal> {
     /// So many fields Weir adds, or so.
     const OWN: usize = 4;
     let mut map = HeaderMap::with_capacity(fields.len() + OWN);
+    let mut connection = Usual::Other;
     for field in fields {
+        let usual = Usual::of(field.name, field.value);
+        if usual != Usual::Other && matches!(connection, Usual::Other | Usual::KeepAlive) {
+            // Of two that differ `close` counts.
+            connection = usual;
+            continue;
+        }
         let name = HeaderName::from_bytes(field.name.as_bytes());
         let value = HeaderValue::from_maybe_shared(text.slice_ref(field.value));
         let (Ok(name), Ok(value)) = (name, value) else {
@@ -252,7 +296,7 @@ fn map(text: &Bytes, fields: &[httparse::Header<'_>]) -> Result<HeaderMap, Refus
         };
         map.append(name, value);
     }
-    Ok(map)
+    Ok((map, connection))
 }
 
 fn syntax(error: httparse::Error) -> Refusal {
