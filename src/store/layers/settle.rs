@@ -190,6 +190,8 @@ impl Layers {
     /// if there is anything.
     fn lose(&mut self, id: &Id, fault: Option<&Fault>, run: &mut Run<'_>) {
         run.lost.insert(id.clone());
+        // It may be here only because of what it refers to: it is tried again when that changes.
+        run.seen.insert(id.clone());
         let reason = fault.map(|fault| self.explain(fault, crate::config::node::SourceId::default()));
         let refused = Refused {
             key: Arc::from(format!("policy.{}.{}", id.0.as_str(), id.1)),

@@ -197,6 +197,19 @@ fn null_removes_a_resource_unless_something_refers_to_it() {
 }
 
 #[test]
+fn a_resource_of_the_file_that_lost_what_it_refers_to_comes_back_with_it() {
+    let mut one = layers(FILE);
+    // Both of what the plan patches goes at once: no single removal is to blame.
+    let both = [
+        ("_all/switches/degrade".to_owned(), Some("null".to_owned())),
+        ("orders/limits/checkout".to_owned(), Some("null".to_owned())),
+    ];
+    one.take(&numbered(&both));
+    one.read(&Content { cluster: 1, revision: 100, items: Vec::new() }, world(100));
+    assert_eq!(told(&one), told(&layers(FILE)));
+}
+
+#[test]
 fn an_empty_value_is_refused_and_says_what_would_be_right() {
     let mut layers = layers(FILE);
     for (revision, text) in (1..).zip(["", "  \n", "# a comment"]) {
