@@ -12,6 +12,7 @@ pub mod http;
 pub mod listener;
 mod memory;
 mod net;
+pub mod policy;
 mod proxy;
 pub mod readiness;
 pub mod route;

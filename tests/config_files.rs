@@ -56,8 +56,8 @@ fn the_annotated_file_says_the_defaults() {
     let upstream = |name: &str| annotated.policy.upstreams[&Name::new(name).unwrap()].clone();
     let (app, inventory) = (upstream("app"), upstream("inventory"));
     assert_eq!(
-        (app.protocol, &app.tls, app.balancer, &app.pool),
-        (inventory.protocol, &inventory.tls, inventory.balancer, &inventory.pool)
+        (app.protocol, &app.tls, &app.balancer, &app.pool),
+        (inventory.protocol, &inventory.tls, &inventory.balancer, &inventory.pool)
     );
     assert_eq!(app.connect_timeout, inventory.connect_timeout);
     let route = |name: &str| annotated.policy.routes[&Name::new(name).unwrap()].clone();

@@ -64,7 +64,10 @@ impl Balancer {
         let first = match self.policy {
             BalancerPolicy::RoundRobin => self.next_in_turn(),
             BalancerPolicy::Random => self.draw(rng),
-            BalancerPolicy::LeastRequest => self.lesser_of_two(rng, &load, &skip),
+            // Until they are here, the one that knows most.
+            BalancerPolicy::LeastRequest | BalancerPolicy::PeakEwma | BalancerPolicy::RingHash => {
+                self.lesser_of_two(rng, &load, &skip)
+            }
         }?;
         if !skip(first) {
             return Some(first);

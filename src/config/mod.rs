@@ -20,6 +20,7 @@ mod pattern;
 mod plan;
 pub mod policy;
 mod render;
+mod resilience;
 mod scalar;
 mod switch;
 pub mod units;

@@ -18,6 +18,10 @@ use super::{Name, Pattern};
 pub use super::{
     limit::{Algorithm, Cost, Limit, LimitHeaders, LimitScope, LimitShare, LimitState},
     plan::{Patch, Plan},
+    resilience::{
+        BalancerPolicy, Balancing, Breaker, BreakerMode, BreakerOverride, BreakerWindow, Discover, Ejection,
+        EjectionState, EndpointSource, Fallback, Health, HealthCheck, Percent, SlowStart,
+    },
     switch::{Action, Respond, Signal, Switch, SwitchState, When},
 };
 
@@ -50,8 +54,23 @@ pub struct Upstream {
     pub protocol: UpstreamProtocol,
     /// TLS towards its endpoints; `None` is clear text.
     pub tls: Option<ClientTls>,
+    /// Where further endpoints are looked up; `None` = nowhere.
+    pub discover: Option<Discover>,
     /// How an endpoint is chosen.
-    pub balancer: BalancerPolicy,
+    pub balancer: Balancing,
+    /// How an endpoint is brought up to its share.
+    pub slow_start: SlowStart,
+    /// The share of a tier's endpoints that have to be healthy: below it the next tier helps; below it in every tier
+    /// there is panic. Default 50 %.
+    pub min_healthy: Percent,
+    /// Active health checks; `None` = none.
+    pub health: Option<Health>,
+    /// When an endpoint is taken out because of its own results.
+    pub ejection: Ejection,
+    /// When the upstream is given a rest.
+    pub breaker: Breaker,
+    /// What its callers get when it cannot answer; `None` = an error that explains itself.
+    pub fallback: Option<Fallback>,
     /// Limits of the connection pool.
     pub pool: Pool,
     /// Bound on one TCP connect and, after it, on the TLS handshake. Default 1 s.
@@ -73,6 +92,8 @@ pub struct Endpoint {
     pub zone: Option<Name>,
     /// 0 is used first; the next tier when too few of it are healthy. Default 0.
     pub tier: u8,
+    /// Where it is known from.
+    pub source: EndpointSource,
 }
 
 /// An endpoint's address: an IP and port, a host name that is looked up at every connect, or a unix socket.
@@ -117,18 +138,6 @@ pub struct ClientTls {
     pub identity: Option<(PathBuf, PathBuf)>,
     /// The name that the certificate must carry and that is sent as SNI; default: the host of the endpoint.
     pub server_name: Option<Arc<str>>,
-}
-
-/// How an endpoint is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum BalancerPolicy {
-    /// The less loaded of two that were drawn at random by weight ("power of two choices").
-    #[default]
-    LeastRequest,
-    /// In turn, smoothly by weight.
-    RoundRobin,
-    /// At random, by weight.
-    Random,
 }
 
 /// Limits of an upstream's connection pool. Counts are per endpoint and process; each worker holds its share.
@@ -184,6 +193,10 @@ pub struct Route {
     pub response_headers: HeaderEdits,
     /// The largest request body, in bytes; `None` = no bound.
     pub max_body: Option<u64>,
+    /// What it says of the breaker of the upstream it uses; `None` = it uses that one.
+    pub breaker: Option<BreakerOverride>,
+    /// What its requests get when the upstream cannot answer; `None` = what the upstream says.
+    pub fallback: Option<Fallback>,
 }
 
 /// Where a route sends its requests.

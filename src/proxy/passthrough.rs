@@ -23,7 +23,10 @@ use crate::{
     config::{
         Name,
         bootstrap::Passthrough as Config,
-        policy::{self, BalancerPolicy, EndpointAddress, Pool, UpstreamProtocol},
+        policy::{
+            self, Balancing, Breaker, BreakerMode, Ejection, EjectionState, EndpointAddress, Percent, Pool,
+            SlowStart, UpstreamProtocol,
+        },
     },
     error::{ProxyError, Reason},
     http::{
@@ -125,6 +128,8 @@ fn route(name: Name) -> Route {
         request_headers: policy::HeaderEdits::default(),
         response_headers: policy::HeaderEdits::default(),
         max_body: None,
+        breaker: None,
+        fallback: None,
     });
     // There is but one upstream for each request, so that the target means nothing.
     let rewriter = Rewriter::compile(&config);
@@ -137,7 +142,14 @@ fn upstream(name: Name, connect_timeout: Duration) -> policy::Upstream {
         endpoints: Vec::new(),
         protocol: UpstreamProtocol::Auto,
         tls: None,
-        balancer: BalancerPolicy::default(),
+        discover: None,
+        balancer: Balancing::default(),
+        slow_start: SlowStart::default(),
+        min_healthy: Percent::new(0),
+        health: None,
+        ejection: Ejection { state: EjectionState::Off, ..Ejection::default() },
+        breaker: Breaker { mode: Some(BreakerMode::Off), ..Breaker::default() },
+        fallback: None,
         pool: Pool::default(),
         connect_timeout,
         max_header_bytes: MAX_HEADER_BYTES,

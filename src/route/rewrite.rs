@@ -129,6 +129,8 @@ mod tests {
             request_headers: HeaderEdits::default(),
             response_headers: HeaderEdits::default(),
             max_body: None,
+            breaker: None,
+            fallback: None,
         })
     }
 

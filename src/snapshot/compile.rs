@@ -134,7 +134,7 @@ fn upstream(
         config: config.clone(),
         connector,
         candidates,
-        balancer: Balancer::new(config.balancer, &first_tier(&tiers)),
+        balancer: Balancer::new(config.balancer.policy, &first_tier(&tiers)),
         metrics,
     })
 }

@@ -107,13 +107,19 @@ impl Upstream {
         metrics: &Arc<UpstreamMetrics>,
         address: EndpointAddress,
     ) -> Self {
-        let endpoint = config::policy::Endpoint { address: address.clone(), weight: 1, zone: None, tier: 0 };
+        let endpoint = config::policy::Endpoint {
+            address: address.clone(),
+            weight: 1,
+            zone: None,
+            tier: 0,
+            source: config::policy::EndpointSource::List,
+        };
         let candidate = Candidate { endpoint: Arc::new(Endpoint::new(address)), config: endpoint };
         Self {
             config: config.clone(),
             connector: connector.clone(),
             candidates: vec![candidate],
-            balancer: Balancer::new(config.balancer, &[1]),
+            balancer: Balancer::new(config.balancer.policy, &[1]),
             metrics: metrics.clone(),
             pool: metrics.pool.map(|gauge| Share::new(gauge.clone())),
         }

@@ -97,16 +97,31 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::policy::{BalancerPolicy, Endpoint as EndpointConfig, Pool};
+    use crate::config::policy::{
+        Balancing, Breaker, Ejection, Endpoint as EndpointConfig, EndpointSource, Percent, Pool, SlowStart,
+    };
 
     fn upstream(weight: u32, connect_timeout: u64) -> Upstream {
         let address = EndpointAddress::Socket(([127, 0, 0, 1], 80).into());
         Upstream {
             name: Name::new("app").unwrap(),
-            endpoints: vec![EndpointConfig { address, weight, zone: None, tier: 0 }],
+            endpoints: vec![EndpointConfig {
+                address,
+                weight,
+                zone: None,
+                tier: 0,
+                source: EndpointSource::List,
+            }],
             protocol: UpstreamProtocol::Auto,
             tls: None,
-            balancer: BalancerPolicy::LeastRequest,
+            discover: None,
+            balancer: Balancing::default(),
+            slow_start: SlowStart::default(),
+            min_healthy: Percent::whole(50),
+            health: None,
+            ejection: Ejection::default(),
+            breaker: Breaker::default(),
+            fallback: None,
             pool: Pool::default(),
             connect_timeout: Duration::from_secs(connect_timeout),
             max_header_bytes: 65_536,

@@ -56,6 +56,8 @@ pub(in crate::config) fn route(
         request_headers,
         response_headers,
         max_body: wire.max_body.as_ref().map(|size| size.value.0),
+        breaker: None,
+        fallback: None,
     })
 }
 

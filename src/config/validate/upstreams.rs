@@ -8,7 +8,10 @@ use crate::config::{
     codes::Code,
     fault::Problem,
     load::PemKind,
-    policy::{ClientTls, Endpoint, EndpointAddress, Pool, Upstream},
+    policy::{
+        Balancing, Breaker, ClientTls, Ejection, Endpoint, EndpointAddress, EndpointSource, Percent, Pool,
+        SlowStart, Upstream,
+    },
     wire::{
         Cx, Spanned,
         file::{ClientTlsWire, EndpointWire, PoolWire, UpstreamWire},
@@ -41,7 +44,14 @@ pub(in crate::config) fn upstream(
         endpoints,
         protocol: wire.protocol.value,
         tls,
-        balancer: wire.balancer.value.policy.value,
+        discover: None,
+        balancer: Balancing { policy: wire.balancer.value.policy.value, ..Balancing::default() },
+        slow_start: SlowStart::default(),
+        min_healthy: Percent::whole(50),
+        health: None,
+        ejection: Ejection::default(),
+        breaker: Breaker::default(),
+        fallback: None,
         pool,
         connect_timeout: wire.connect_timeout.value.0,
         max_header_bytes: usize::try_from(wire.max_header_bytes.value.0).unwrap_or(usize::MAX),
@@ -90,6 +100,7 @@ pub(in crate::config) fn endpoint(wire: &EndpointWire) -> Option<Endpoint> {
         weight: full.weight.value.0,
         zone: full.zone.as_ref().map(|zone| zone.value.clone()),
         tier: u8::try_from(full.tier.value.0).unwrap_or(u8::MAX),
+        source: EndpointSource::List,
     })
 }
 

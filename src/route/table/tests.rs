@@ -25,6 +25,8 @@ fn route(route_name: &str, matches: Match) -> Arc<Route> {
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
         max_body: None,
+        breaker: None,
+        fallback: None,
     })
 }
 

@@ -10,7 +10,7 @@ use crate::config::{
     Kind, Layer, Name, Place, Written,
     live::{self, Reference, Resource},
     node::{Node, SourceId, Value},
-    policy::{EndpointAddress, Upstream},
+    policy::{Endpoint, EndpointAddress, EndpointSource, Upstream},
 };
 
 /// A resource in force.
@@ -143,14 +143,15 @@ impl Layers {
                 continue;
             }
             let written = Node::clone(written);
+            let endpoint = Endpoint { source: EndpointSource::Store, ..endpoint.clone() };
             if let Some(at) = places.get(&endpoint.address) {
                 if let (Some(old), Some(node)) = (upstream.endpoints.get_mut(*at), list.get_mut(*at)) {
-                    *old = endpoint.clone();
+                    *old = endpoint;
                     *node = written;
                 }
             } else {
                 places.insert(endpoint.address.clone(), upstream.endpoints.len());
-                upstream.endpoints.push(endpoint.clone());
+                upstream.endpoints.push(endpoint);
                 list.push(written);
             }
         }
