@@ -23,7 +23,7 @@ pub fn of_status(status: StatusCode) -> Verdict {
     }
 }
 
-/// What a `grpc-status` says: UNKNOWN (2), DEADLINE_EXCEEDED (4), INTERNAL (13), UNAVAILABLE (14) and DATA_LOSS (15) are
+/// What a `grpc-status` says: UNKNOWN (2), `DEADLINE_EXCEEDED` (4), INTERNAL (13), UNAVAILABLE (14) and `DATA_LOSS` (15) are
 /// failures.
 pub fn of_grpc(status: u16) -> Verdict {
     match status {
