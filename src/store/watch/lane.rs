@@ -98,6 +98,8 @@ pub(super) struct Lane {
     pub until: Instant,
     pub proofs: Proofs,
     pub pending: Pending,
+    /// The revision from which on the watches were opened.
+    pub from: i64,
     /// How many of the three watches are open.
     pub created: u8,
     pub ask: Option<Ask>,
@@ -132,6 +134,7 @@ impl Lane {
             until: now + settings.connect_timeout,
             proofs: Proofs::Audit,
             pending: Pending::default(),
+            from: 0,
             created: 0,
             ask: None,
             target: None,

@@ -65,7 +65,7 @@ impl Watcher {
 
     fn canceled(&mut self, lane: &mut Lane, message: Message, now: Instant) -> Option<Failure> {
         if message.compacted != 0 {
-            self.compacted(lane, now);
+            self.compacted(lane, message.compacted, now);
             return None;
         }
         let failure = message.fault.unwrap_or_else(|| Failure {
@@ -73,7 +73,7 @@ impl Watcher {
             text: format!("{}: the watch was ended without a reason", self.endpoint(lane)),
         });
         match failure.kind {
-            FailureKind::Compacted => self.compacted(lane, now),
+            FailureKind::Compacted => self.compacted(lane, 0, now),
             FailureKind::Token => return self.reauthenticate(lane, Step::Watch, failure, now),
             FailureKind::TooLarge => self.restart(lane, ReadCause::Lost, now),
             FailureKind::Lost(Lost::Auth | Lost::Leader) => return Some(failure),
@@ -210,7 +210,7 @@ impl Watcher {
                 self.step_failed(lane, step, &failure, now)
             }
             (FailureKind::Compacted, Step::Watch) => {
-                self.compacted(lane, now);
+                self.compacted(lane, 0, now);
                 None
             }
             (FailureKind::Compacted, Step::Page) => {

@@ -352,7 +352,8 @@ impl Watcher {
         lane.reset();
         lane.phase = Phase::Opening;
         lane.until = now + self.settings.call_timeout;
-        self.say(Action::Watch(lane.id, self.proven() + 1));
+        lane.from = self.proven() + 1;
+        self.say(Action::Watch(lane.id, lane.from));
     }
 
     fn endpoint(&self, lane: &Lane) -> String {

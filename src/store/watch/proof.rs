@@ -115,9 +115,7 @@ impl Watcher {
         if self.is_another(lane, ask, audit.head, now) {
             return;
         }
-        // Audits take the store time: however long they take, they are not all that it does.
-        let pause = now.saturating_duration_since(ask.at).saturating_mul(1000);
-        lane.count_at = now + pause.min(LONGEST_SPREAD);
+        lane.count_at = now + self.spread();
         if matches!(lane.phase, Phase::Checking) {
             let complete =
                 self.known.as_ref().is_some_and(|known| known.complete(&lane.pending.scopes, &audit));
@@ -211,18 +209,21 @@ impl Watcher {
         }
     }
 
-    /// What comes next is compacted. Where another connection was resumed, perhaps nothing of ours was in it.
-    pub(super) fn compacted(&mut self, lane: &mut Lane, now: Instant) {
-        let Some(unchecked) = lane.unchecked else {
-            return self.restart(lane, ReadCause::Compaction, now);
-        };
+    /// What the watch wants to tell next is compacted, up to `revision` (0 = it was not said): perhaps that was proven
+    /// meanwhile, or nothing of ours was in it.
+    pub(super) fn compacted(&mut self, lane: &mut Lane, revision: i64, now: Instant) {
+        if revision > 0 && (lane.from..=self.proven()).contains(&revision) {
+            return self.open(lane, now);
+        }
+        let since = lane.unchecked.map_or(self.proven(), |unchecked| unchecked.since);
         lane.reset();
         lane.phase = Phase::Checking;
         lane.until = now + self.settings.call_timeout + self.audit_time();
-        self.ask(lane, Asked::Check(unchecked.since), now);
+        self.ask(lane, Asked::Check(since), now);
     }
 
-    /// Over what time the audits of all instances are spread.
+    /// Over what time the audits of all instances are spread, and how far those of one are apart that nothing but time asks
+    /// for.
     pub(super) fn spread(&self) -> Duration {
         (self.audit_time() * 4).min(LONGEST_SPREAD)
     }
