@@ -188,6 +188,12 @@ impl Outlier {
         }
     }
 
+    /// When it wants a probe, or another one should the one that is on its way be lost; `None` = it is in.
+    pub fn next_probe(&self) -> Option<Stamp> {
+        let parts = self.parts();
+        matches!(parts.place, Place::Out | Place::Probing).then_some(parts.moment)
+    }
+
     /// Takes the result of a request that was not a probe and started in that era.
     pub fn record(
         &self,
