@@ -57,7 +57,10 @@ pub struct Outlier {
     word: AtomicU64,
     /// Failures in a row: 32 bits of era, 32 bits of count.
     row: AtomicU64,
+    /// What decides about it: the results of this era.
     results: Tally,
+    /// Those of all eras: its part of what the group has.
+    part: Tally,
     since: AtomicU64,
     cause: AtomicU8,
 }
@@ -167,6 +170,7 @@ impl Outlier {
             word: AtomicU64::new(parts.word()),
             row: AtomicU64::new(0),
             results: Tally::default(),
+            part: Tally::default(),
             since: AtomicU64::new(now.as_micros()),
             cause: AtomicU8::new(0),
         }
@@ -203,13 +207,14 @@ impl Outlier {
         }
         let failure = verdict == Verdict::Failure;
         among.group.record(failure, now);
+        self.part.add(at(0, now), failure);
         self.results.add(at(era.0, now), failure);
         let row = self.count_row(era.0, failure);
         if among.settings.state == EjectionState::Off {
             return None;
         }
         let cause = self.reason(among.settings, row, era.0, now)?;
-        if among.group.fails_together(self.results.of_all(at(era.0, now)), now) {
+        if among.group.fails_together(self.part.of(at(0, now)), now) {
             return None;
         }
         self.eject(among, era.0, cause, now, rng)
@@ -524,11 +529,6 @@ impl Tally {
     fn of(&self, at: Moment) -> Totals {
         let failures = self.failures.sum(at);
         Totals { requests: self.requests.sum(at), failures }
-    }
-
-    fn of_all(&self, at: Moment) -> Totals {
-        let failures = self.failures.sum_of_all(at);
-        Totals { requests: self.requests.sum_of_all(at), failures }
     }
 }
 
