@@ -109,7 +109,7 @@ fn so_many_failures_in_a_row_and_not_one_less() {
         panic!()
     };
     assert_eq!(rig.standing(0), Standing::Out { until });
-    assert!(until.since(rig.now) >= SECOND * 4 / 5 - Duration::from_millis(1));
+    assert!(until.since(rig.now) >= Duration::from_millis(799));
     assert!(until.since(rig.now) <= SECOND * 6 / 5);
     assert_eq!(rig.group.out(), 1);
     let shown = rig.shown(0);
@@ -316,7 +316,7 @@ fn a_probe_that_is_never_ended_is_forgotten_at_its_deadline() {
     let mut rig = Rig::new(3, |_| {});
     rig.eject(0);
     let lost = rig.probe(0);
-    rig.wait(PROBE_LEASE - Duration::from_millis(1));
+    rig.wait(Duration::from_millis(29_999));
     assert_eq!(rig.standing(0), Standing::Probing);
     assert!(rig.members[0].try_probe(rig.now).is_none());
     rig.wait(Duration::from_millis(1));
@@ -354,7 +354,7 @@ fn ejections_wear_off_with_time_in_rotation() {
     }
     assert_eq!(rig.shown(0).ejections, 2, "of four, one in 16 s and one in 10 s");
     let until = rig.eject(0);
-    assert!(until.since(rig.now) >= SECOND * 16 / 5 - Duration::from_millis(1), "the third of 1, 2, 4");
+    assert!(until.since(rig.now) >= Duration::from_millis(3199), "the third of 1, 2, 4");
     assert!(until.since(rig.now) <= SECOND * 24 / 5);
 }
 
@@ -593,7 +593,8 @@ proptest! {
         // By address, since who leaves makes the others move up.
         let mut names: Vec<u32> = (0..u32::try_from(endpoints).unwrap()).collect();
         let mut next = 100;
-        let (mut requests, mut probes): (Vec<(u32, Era)>, Vec<(u32, Probe)>) = (Vec::new(), Vec::new());
+        let mut requests: Vec<(u32, Era)> = Vec::new();
+        let mut probes: Vec<(u32, Probe)> = Vec::new();
         for step in steps {
             let many = rig.members.len();
             let place = |names: &[u32], name: u32| names.iter().position(|one| *one == name);
