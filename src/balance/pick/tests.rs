@@ -228,7 +228,8 @@ fn a_retry_stays_in_ones_own_zone_while_somebody_there_was_not_tried() {
 #[test]
 fn in_panic_a_few_find_out_and_the_rest_is_refused() {
     for policy in ALL {
-        let mut upstream = Upstream::weighted(policy, &[1, 1, 1, 0]);
+        // What they cost does not matter: all of them are tried.
+        let mut upstream = Upstream::weighted(policy, &[1, 1, 1, 0]).needing(&[1, 90, 5_000, 1]);
         upstream.change(|members| members[..2].iter_mut().for_each(|m| m.state = MemberState::Unhealthy));
         let mut probes = [0_u32; 4];
         let mut refused = 0;
@@ -298,6 +299,16 @@ fn the_load_of_each_is_bounded_on_the_ring() {
     let first = first.endpoint().unwrap();
     let share = [313, 313, 625][first];
     assert_eq!(upstream.in_flight[first].get(), share, "the key's own one takes all that it may");
+}
+
+#[test]
+fn the_bound_counts_the_request_itself() {
+    let mut upstream = Upstream::weighted(BalancerPolicy::RingHash, &[1, 1]);
+    let own = upstream.ask(Some(key(1)), |_| false).endpoint().unwrap();
+    upstream.in_flight[own].set(1);
+    assert_eq!(upstream.ask(Some(key(1)), |_| false), Pick::One(own), "two, and 1.25 each");
+    upstream.in_flight[own].set(2);
+    assert_eq!(upstream.ask(Some(key(1)), |_| false), Pick::One(1 - own), "three, and 1.875 each");
 }
 
 #[test]
