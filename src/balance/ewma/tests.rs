@@ -219,7 +219,7 @@ proptest! {
                     dearest = dearest.max(cost);
                     latency.fail(Duration::from_micros(took), now, &terms());
                     prop_assert!(latency.is_penalised());
-                    prop_assert!(latency.estimate(now, &terms()) >= cost - cost / 1000);
+                    prop_assert!(latency.estimate(now, &terms()) + cost / 1000 >= cost);
                 }
                 Event::Set(to) => {
                     dearest = dearest.max(Duration::from_micros(to));
