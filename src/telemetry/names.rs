@@ -137,6 +137,7 @@ table! {
     ATTEMPTS: Counter Counter "weir_attempts_total" ["upstream", "outcome"] "attempts", "Attempts to have a request answered by an endpoint: success, `server_error` (5xx), `connect_error`, `tls_error`, reset, timeout, `protocol_error`, `pool_full`, cancelled (the client left).";
     RETRIES: Counter Counter "weir_retries_total" ["upstream", "outcome"] "retries", "Attempts after the first one, by whether they brought an answer: success, failure. Replays of requests whose reused connection had died are among them.";
     ENDPOINTS: Gauge UpDown "weir_endpoints" ["upstream", "state"] "endpoints", "Endpoints by state: healthy, unknown, unhealthy, ejected.";
+    HEALTH_CHECKS: Counter Counter "weir_health_checks_total" ["upstream", "result"] "checks", "Active health checks by how they ended: success, failure (another answer than expected, or broken off), `connect_error` (TLS included), timeout.";
     POOL_CONNECTIONS: Gauge UpDown "weir_pool_connections" ["upstream", "state"] "connections", "Connections to endpoints: idle, active, connecting; brought up to date every second.";
     POLICY_UPDATES: Counter Counter "weir_policy_updates_total" ["result"] "updates", "Attempts to take a new policy: applied, unchanged, refused.";
     POLICY_APPLY: Histogram Histogram "weir_policy_apply_seconds" [] "seconds", "Time from a changed policy to the snapshot that requests read.", DURATION_BUCKETS;
