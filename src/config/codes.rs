@@ -117,6 +117,8 @@ codes! {
     ForbiddenHeader = "WEIR-0407";
     /// An overlay that does not fit what lies below it.
     Misfit = "WEIR-0408";
+    /// Fallbacks that lead back to where they began.
+    Circle = "WEIR-0409";
 
     /// Warning: a route that can never match.
     Shadowed = "WEIR-0901";

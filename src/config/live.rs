@@ -9,7 +9,7 @@ use std::{
 use super::{
     Documents, Kind, Name, Policy,
     codes::Code,
-    fault::{Fault, Faults, Severity},
+    fault::{Fault, Faults, Problem, Severity},
     node::{Map, Node, Origin, SourceId, Value},
     policy::{Endpoint, Limit, Plan, Route, Switch, Upstream},
     validate,
@@ -27,7 +27,7 @@ use super::{
 
 pub(crate) use super::{
     merge::merge,
-    validate::{Facts, NoSuch},
+    validate::{Facts, NoSuch, circle_problem, circles, falls_back_to},
     wire::Reference,
 };
 
@@ -236,6 +236,7 @@ pub(super) fn plans(policy: &mut Policy, documents: &Documents, facts: &Facts<'_
     let mut merged: BTreeMap<(Kind, Name), Node> = BTreeMap::new();
     for plan in policy.plans.values() {
         let Some(document) = documents.get(Kind::Plan, &plan.name) else { continue };
+        let mut patched = BTreeMap::new();
         for (id, patch) in patches(document) {
             // What is faulty by itself, or not there, is reported already.
             let Some(base) = documents.get(id.0, &id.1).filter(|_| is_there(policy, id.0, &id.1)) else {
@@ -243,15 +244,45 @@ pub(super) fn plans(policy: &mut Policy, documents: &Documents, facts: &Facts<'_
             };
             let mut alone = base.clone();
             merge(id.0, &mut alone, &patch);
-            if check(&id, &alone, policy, facts, faults).is_some() && plan.on {
-                merge(id.0, merged.entry(id).or_insert_with(|| base.clone()), &patch);
+            let Some(resource) = check(&id, &alone, policy, facts, faults) else { continue };
+            if plan.on {
+                merge(id.0, merged.entry(id.clone()).or_insert_with(|| base.clone()), &patch);
+            }
+            if let Resource::Upstream(upstream) = resource {
+                patched.insert(id.1, (upstream, alone));
             }
         }
+        no_circles(policy, &patched, faults);
     }
+    let mut patched = BTreeMap::new();
     for (id, node) in merged {
-        if let Some(resource) = check(&id, &node, policy, facts, faults) {
-            resource.put(policy);
+        let Some(resource) = check(&id, &node, policy, facts, faults) else { continue };
+        if let Resource::Upstream(upstream) = &resource {
+            patched.insert(id.1, (Arc::clone(upstream), node));
         }
+        resource.put(policy);
+    }
+    no_circles(policy, &patched, faults);
+}
+
+/// Reports circles of fallbacks that `patched` upstreams, with their documents, make in `policy`.
+fn no_circles(policy: &Policy, patched: &BTreeMap<Name, (Arc<Upstream>, Node)>, faults: &mut Faults) {
+    // Where the file has one without its plans, that is the fault.
+    if faults.iter().any(|fault| fault.code == Code::Circle) {
+        return;
+    }
+    let upstream = |name: &Name| patched.get(name).map(|(it, _)| it).or_else(|| policy.upstreams.get(name));
+    let next = |name: &Name| upstream(name).and_then(|it| validate::falls_back_to(it)).cloned();
+    for circle in validate::circles(patched.keys(), next) {
+        let documents = circle.iter().filter_map(|name| Some((name, &patched.get(name)?.1)));
+        let fallback = |node: &Node| node.get("fallback")?.node.get("upstream").map(|it| it.node.origin);
+        let Some((name, origin)) = documents.filter_map(|(name, node)| Some((name, fallback(node)?))).next()
+        else {
+            continue;
+        };
+        let path = format!("policy.upstreams.{name}.fallback.upstream");
+        let Problem { code, message, help } = validate::circle_problem(&circle);
+        faults.push(Fault { severity: Severity::Error, code, path, origin, message, help });
     }
 }
 

@@ -2,13 +2,13 @@
 
 use super::{
     documents::Kind,
-    node::{Entry, Map, Node, Value},
+    node::{Map, Node, Value},
 };
 
 /// Fields of one block of which a document has one: setting one in a higher layer removes the lower layer's other.
 struct Alternatives {
     kind: Kind,
-    /// The block that holds them; empty = the document itself.
+    /// The block that holds them, with dots; empty = the document itself.
     block: &'static str,
     /// The alternatives; each may be several fields that belong together.
     groups: &'static [&'static [&'static str]],
@@ -23,13 +23,14 @@ const ALTERNATIVES: &[Alternatives] = &[
     Alternatives { kind: Kind::Switch, block: "respond", groups: &[&["json"], &["body"]] },
     Alternatives { kind: Kind::Route, block: "", groups: &[&["upstream"], &["split", "key"]] },
     Alternatives { kind: Kind::Route, block: "fallback", groups: &[&["respond"], &["upstream"]] },
+    Alternatives { kind: Kind::Route, block: "fallback.respond", groups: &[&["json"], &["body"]] },
     Alternatives { kind: Kind::Upstream, block: "fallback", groups: &[&["respond"], &["upstream"]] },
-    Alternatives {
-        kind: Kind::Upstream,
-        block: "health",
-        groups: &[&["http"], &["tcp"], &["grpc"], &["send", "expect"]],
-    },
+    Alternatives { kind: Kind::Upstream, block: "fallback.respond", groups: &[&["json"], &["body"]] },
 ];
+
+/// The fields by which a health check is of one kind, and those that belong to some kinds only.
+const CHECKS: [&str; 5] = ["http", "tcp", "tls", "grpc", "send"];
+const OF_CHECKS: [&str; 4] = ["expect", "method", "host", "contains"];
 
 /// Merges `patch` over `target` (RFC 7396), and takes out what the alternatives in `patch` replace.
 pub(crate) fn merge(kind: Kind, target: &mut Node, patch: &Node) {
@@ -38,8 +39,13 @@ pub(crate) fn merge(kind: Kind, target: &mut Node, patch: &Node) {
             replace(target, patch, rule.groups);
         }
     }
-    if kind == Kind::Route {
-        one_listener(target, patch);
+    match kind {
+        Kind::Route => one_listener(target, patch),
+        Kind::Upstream => {
+            one_check(target, patch);
+            no_key(target, patch);
+        }
+        Kind::Limit | Kind::Switch | Kind::Plan => {}
     }
     target.merge(patch);
 }
@@ -68,28 +74,55 @@ fn one_listener(target: &mut Node, patch: &Node) {
     }
 }
 
+/// A health check has one kind; another one takes all away that belongs to the kind before. `expect` alone is a check
+/// in a document, but says in a patch what is expected of the kind that is there (`send: ""` makes it a kind).
+fn one_check(target: &mut Node, patch: &Node) {
+    let (Some(target), Some(patch)) = (block_mut(target, "health"), block(patch, "health")) else { return };
+    let mut kinds = CHECKS.iter().filter(|kind| is_set(patch, kind));
+    let Some(new) = kinds.next() else { return };
+    let silent = *new == "send" && is_set(target, "expect");
+    let same = is_set(target, new) || (silent && !CHECKS.iter().any(|kind| is_set(target, kind)));
+    for field in CHECKS.iter().filter(|kind| *kind != new) {
+        target.shift_remove(*field);
+    }
+    if !same {
+        for field in OF_CHECKS {
+            target.shift_remove(field);
+        }
+    }
+}
+
+/// A key is for a ring; another way to choose takes it away.
+fn no_key(target: &mut Node, patch: &Node) {
+    let (Some(target), Some(patch)) = (block_mut(target, "balancer"), block(patch, "balancer")) else {
+        return;
+    };
+    let policy = patch.get("policy").filter(|entry| !entry.node.is_null());
+    if policy.is_some_and(|entry| entry.node.text().is_none_or(|text| text != "ring_hash")) {
+        target.shift_remove("key");
+    }
+}
+
 fn is_set(map: &Map, field: &str) -> bool {
     map.get(field).is_some_and(|entry| !entry.node.is_null())
 }
 
-fn block<'n>(node: &'n Node, name: &str) -> Option<&'n Map> {
-    let node = if name.is_empty() { node } else { &node.get(name)?.node };
-    match &node.value {
+fn block<'n>(node: &'n Node, path: &str) -> Option<&'n Map> {
+    let steps = path.split('.').filter(|step| !step.is_empty());
+    let found = steps.into_iter().try_fold(node, |node, step| Some(&node.get(step)?.node))?;
+    match &found.value {
         Value::Map(map) => Some(map),
         _ => None,
     }
 }
 
-fn block_mut<'n>(node: &'n mut Node, name: &str) -> Option<&'n mut Map> {
-    let inside = |node: &'n mut Node| match &mut node.value {
-        Value::Map(map) => Some(map),
-        _ => None,
-    };
-    let map = inside(node)?;
-    if name.is_empty() {
+fn block_mut<'n>(node: &'n mut Node, path: &str) -> Option<&'n mut Map> {
+    let Value::Map(map) = &mut node.value else { return None };
+    if path.is_empty() {
         return Some(map);
     }
-    map.get_mut(name).map(|entry: &mut Entry| &mut entry.node).and_then(inside)
+    let (step, rest) = path.split_once('.').unwrap_or((path, ""));
+    map.get_mut(step).and_then(|entry| block_mut(&mut entry.node, rest))
 }
 
 #[cfg(test)]
@@ -133,6 +166,70 @@ mod tests {
                 "{health: {http: /a, interval: 1s}}",
                 "{health: {tcp: true}}",
                 "{health: {interval: 1s, tcp: true}}",
+            ),
+            (
+                Kind::Upstream,
+                "{health: {http: /a, method: HEAD, host: h, contains: x, expect: 2xx, rise: 5}}",
+                "{health: {tls: true, fall: 1}}",
+                "{health: {rise: 5, tls: true, fall: 1}}",
+            ),
+            (
+                Kind::Upstream,
+                "{health: {send: a, expect: b}}",
+                "{health: {grpc: true}}",
+                "{health: {grpc: true}}",
+            ),
+            (
+                Kind::Upstream,
+                "{health: {http: /a, expect: 204}}",
+                "{health: {http: /b}}",
+                "{health: {http: /b, expect: 204}}",
+            ),
+            (
+                Kind::Upstream,
+                "{health: {http: /a, expect: 204}}",
+                "{health: {expect: 200}}",
+                "{health: {http: /a, expect: 200}}",
+            ),
+            (
+                Kind::Upstream,
+                "{health: {http: /a, expect: 204}}",
+                "{health: {send: '', expect: x}}",
+                "{health: {send: '', expect: x}}",
+            ),
+            (
+                Kind::Upstream,
+                "{health: {expect: x}}",
+                "{health: {send: a}}",
+                "{health: {expect: x, send: a}}",
+            ),
+            (Kind::Upstream, "{health: {expect: x}}", "{health: {http: /}}", "{health: {http: /}}"),
+            (Kind::Upstream, "{health: {tls: true}}", "{health: {http: null}}", "{health: {tls: true}}"),
+            (Kind::Upstream, "{health: {tls: true}}", "{health: null}", "{}"),
+            (Kind::Upstream, "{health: {tls: true}}", "{health: off}", "{health: off}"),
+            (
+                Kind::Upstream,
+                "{fallback: {respond: {json: [1], status: 203}}}",
+                "{fallback: {respond: {body: x}}}",
+                "{fallback: {respond: {status: 203, body: x}}}",
+            ),
+            (
+                Kind::Upstream,
+                "{balancer: {policy: ring_hash, key: client, decay: 1s}}",
+                "{balancer: {policy: random}}",
+                "{balancer: {policy: random, decay: 1s}}",
+            ),
+            (
+                Kind::Upstream,
+                "{balancer: {policy: ring_hash, key: client}}",
+                "{balancer: {policy: ring_hash, excess: 50%}}",
+                "{balancer: {policy: ring_hash, key: client, excess: 50%}}",
+            ),
+            (
+                Kind::Route,
+                "{fallback: {respond: {}}}",
+                "{fallback: {upstream: b}}",
+                "{fallback: {upstream: b}}",
             ),
             (
                 Kind::Upstream,

@@ -316,17 +316,26 @@ pub struct BreakerOverride {
 }
 
 impl BreakerOverride {
-    /// The breaker that comes of it.
+    /// The breaker that comes of it. What is good by itself on either side and does not fit together is made to fit:
+    /// `max_open` is raised to `open_for`, `min_requests` lowered to a window of calls, and a `slow_rate` without any
+    /// `slow_after` does not count.
     pub fn over(&self, below: &Breaker) -> Breaker {
+        let slow_after = self.slow_after.or(below.slow_after);
+        let window = self.window.unwrap_or(below.window);
+        let min_requests = self.min_requests.unwrap_or(below.min_requests);
+        let open_for = self.open_for.unwrap_or(below.open_for);
         Breaker {
             mode: self.mode.or(below.mode),
             failure_rate: self.failure_rate.unwrap_or(below.failure_rate),
-            slow_rate: self.slow_rate.unwrap_or(below.slow_rate),
-            slow_after: self.slow_after.or(below.slow_after),
-            window: self.window.unwrap_or(below.window),
-            min_requests: self.min_requests.unwrap_or(below.min_requests),
-            open_for: self.open_for.unwrap_or(below.open_for),
-            max_open: self.max_open.unwrap_or(below.max_open),
+            slow_rate: self.slow_rate.unwrap_or(below.slow_rate).filter(|_| slow_after.is_some()),
+            slow_after,
+            window,
+            min_requests: match window {
+                BreakerWindow::Calls(calls) => min_requests.min(calls),
+                BreakerWindow::Time(_) => min_requests,
+            },
+            open_for,
+            max_open: self.max_open.unwrap_or(below.max_open).max(open_for),
             half_open: self.half_open.unwrap_or(below.half_open),
             ramp: self.ramp.unwrap_or(below.ramp),
         }
@@ -368,10 +377,27 @@ mod tests {
 
     #[test]
     fn a_route_says_only_what_is_different() {
-        let below = Breaker { min_requests: 7, slow_rate: Some(Percent::ALL), ..Breaker::default() };
+        let slow_after = Some(Duration::from_millis(500));
+        let below =
+            Breaker { min_requests: 7, slow_rate: Some(Percent::ALL), slow_after, ..Breaker::default() };
         assert_eq!(BreakerOverride::default().over(&below), below);
         let over =
             BreakerOverride { slow_rate: Some(None), half_open: Some(1), ..BreakerOverride::default() };
         assert_eq!(over.over(&below), Breaker { slow_rate: None, half_open: 1, ..below });
+    }
+
+    #[test]
+    fn what_does_not_fit_what_the_upstream_says_is_made_to_fit() {
+        let over = BreakerOverride {
+            window: Some(BreakerWindow::Calls(10)),
+            open_for: Some(Duration::from_mins(5)),
+            slow_rate: Some(Some(Percent::ALL)),
+            ..BreakerOverride::default()
+        };
+        let below = Breaker::default();
+        let made = over.over(&below);
+        assert_eq!((made.min_requests, made.max_open, made.slow_rate), (10, Duration::from_mins(5), None));
+        let slow = Breaker { slow_after: Some(Duration::from_secs(1)), ..below };
+        assert_eq!(over.over(&slow).slow_rate, Some(Percent::ALL));
     }
 }

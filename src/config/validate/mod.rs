@@ -1,15 +1,19 @@
 //! Wire types → validated types: what can only be said of several fields together.
 
+mod circles;
+mod health;
 mod limits;
 mod listeners;
 mod matches;
 mod plans;
 mod references;
+mod resilience;
 mod routes;
 mod store;
 mod switches;
 mod upstreams;
 
+pub(crate) use circles::{circle_problem, circles, falls_back_to};
 pub(super) use limits::limit;
 pub(super) use plans::plan;
 pub(crate) use references::NoSuch;
@@ -146,6 +150,7 @@ pub(super) fn policy(file: &FileWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Policy 
         references(cx, &|kind, name| known(kind).is_none_or(|names| names.contains(name)), &|kind| {
             known(kind).into_iter().flatten().map(|name| name.as_str()).collect()
         });
+        upstreams::fallbacks(wire, &policy, cx);
         cx.at("routes", wire.routes.origin, |cx| routes::shadowed(&wire.routes.value, &policy.routes, cx));
         routes::unused(wire, cx);
         if wire.routes.value.1 == 0 {

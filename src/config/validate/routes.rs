@@ -11,15 +11,17 @@ use super::{
     Facts,
     matches::{self, pairs, plain},
     references,
+    resilience::{self, route_breaker},
 };
 use crate::config::{
     Kind, Name,
     codes::Code,
     fault::{Problem, listed},
-    policy::{HeaderEdits, Match, PathPattern, Rewrite, Route, Target},
+    policy::{Fallback, HeaderEdits, Match, PathPattern, Rewrite, Route, Target},
     wire::{
         Cx, List, Spanned,
         file::{EditsWire, Named, PartWire, PolicyWire, RouteWire},
+        resilience::FallbackWire,
     },
 };
 
@@ -40,6 +42,11 @@ pub(in crate::config) fn route(
         Match { listener, route: None, ..matches::parts(&wire.matches.value, cx) }
     });
     let target = target(wire, cx);
+    let breaker = wire
+        .breaker
+        .as_ref()
+        .map(|breaker| cx.at("breaker", breaker.origin, |cx| route_breaker(&breaker.value.0, cx)));
+    let fallback = fallback(wire, cx);
     let rewrite = rewrite(wire, &matches, cx);
     let request_headers =
         cx.at("request_headers", wire.request_headers.origin, |cx| edits(&wire.request_headers.value, cx));
@@ -56,8 +63,22 @@ pub(in crate::config) fn route(
         request_headers,
         response_headers,
         max_body: wire.max_body.as_ref().map(|size| size.value.0),
-        breaker: None,
-        fallback: None,
+        breaker,
+        fallback,
+    })
+}
+
+/// What a route's requests get when its upstream cannot answer.
+fn fallback(wire: &RouteWire, cx: &mut Cx<'_>) -> Option<Fallback> {
+    let given = wire.fallback.as_ref()?;
+    cx.at("fallback", given.origin, |cx| {
+        if let Some(own) = &wire.upstream {
+            let message = format!("this route's requests go to `{}` in the first place", own.value);
+            let problem = Problem::new(Code::Circle, message)
+                .help("name another upstream, or give a fixed answer: `respond`");
+            resilience::fallback_to_itself(&given.value, &own.value, problem, cx);
+        }
+        resilience::fallback(&given.value, cx)
     })
 }
 
@@ -220,15 +241,23 @@ fn canonical(matches: &Match) -> (Option<Name>, [Vec<String>; 6], Option<String>
     (listener.clone(), lists, grpc.as_ref().map(|grpc| format!("{grpc:?}")))
 }
 
+/// The upstream that a fallback names.
+fn fallback_of(fallback: Option<&Spanned<FallbackWire>>) -> Option<&Name> {
+    fallback?.value.upstream.as_ref().map(|upstream| &upstream.value)
+}
+
 /// Warns of upstreams that nothing uses.
 pub(super) fn unused(policy: &PolicyWire, cx: &mut Cx<'_>) {
     let routes = &policy.routes.value;
     let mut used = HashSet::new();
     for route in routes.0.iter().filter_map(|(_, route)| route.as_ref()) {
         used.extend(route.value.upstream.iter().map(|upstream| &upstream.value));
+        used.extend(fallback_of(route.value.fallback.as_ref()));
         let parts = route.value.split.iter().flat_map(|split| &split.value.0);
         used.extend(parts.filter_map(|part| part.value.upstream.as_ref()).map(|upstream| &upstream.value));
     }
+    let upstreams = policy.upstreams.value.0.iter().filter_map(|(_, upstream)| upstream.as_ref());
+    used.extend(upstreams.filter_map(|upstream| fallback_of(upstream.value.fallback.as_ref())));
     let switches = policy.switches.value.0.iter().filter_map(|(_, switch)| switch.as_ref());
     used.extend(
         switches.filter_map(|switch| switch.value.0.upstream.as_ref()).map(|upstream| &upstream.value),

@@ -149,7 +149,8 @@ fn headers(table: &Table<HeaderName, HeaderValue>, cx: &mut Cx<'_>) -> Vec<(Head
     pairs(table)
 }
 
-fn respond(wire: &RespondWire, cx: &mut Cx<'_>) -> Option<Respond> {
+/// An answer.
+pub(super) fn respond(wire: &RespondWire, cx: &mut Cx<'_>) -> Option<Respond> {
     let mut headers = cx.at("headers", wire.headers.origin, |cx| self::headers(&wire.headers.value, cx));
     if let (Some(_), Some(body)) = (&wire.json, &wire.body) {
         let problem = Problem::new(Code::Conflict, "`json` and `body` cannot both be given")

@@ -2,19 +2,20 @@
 
 use std::{collections::HashSet, path::Path, sync::Arc};
 
-use super::{Facts, probe};
+use super::{
+    Facts,
+    circles::{circle_problem, circles, falls_back_to},
+    health, probe, resilience,
+};
 use crate::config::{
-    Name,
+    Name, Policy,
     codes::Code,
     fault::Problem,
     load::PemKind,
-    policy::{
-        Balancing, Breaker, ClientTls, Ejection, Endpoint, EndpointAddress, EndpointSource, Percent, Pool,
-        SlowStart, Upstream,
-    },
+    policy::{ClientTls, Endpoint, EndpointAddress, EndpointSource, Fallback, Pool, Upstream},
     wire::{
         Cx, Spanned,
-        file::{ClientTlsWire, EndpointWire, PoolWire, UpstreamWire},
+        file::{ClientTlsWire, EndpointWire, OrOff, PolicyWire, PoolWire, UpstreamWire},
     },
 };
 
@@ -28,35 +29,85 @@ pub(in crate::config) fn upstream(
     let may_be_empty = cx.is_live() || facts.store;
     let endpoints = match &wire.endpoints {
         Some(list) => cx.at("endpoints", list.origin, |cx| endpoints(&list.value.0, cx)),
-        None if may_be_empty => Vec::new(),
+        None if may_be_empty || wire.discover.is_some() => Vec::new(),
         None => {
             let here = cx.here();
-            cx.problem(Problem::new(Code::Missing, "`endpoints` is missing"), here);
+            let problem = Problem::new(Code::Missing, "`endpoints` is missing")
+                .help("an upstream needs `endpoints` or `discover`");
+            cx.problem(problem, here);
             return None;
         }
     };
+    let discover = optional(wire.discover.as_ref(), "discover", cx, resilience::discover);
     let tls =
         wire.tls.as_ref().map(|tls| cx.at("tls", tls.origin, |cx| client_tls(&tls.value, facts.probe, cx)));
     unix_name(wire, cx);
-    let pool = cx.at("pool", wire.pool.origin, |cx| pool(&wire.pool.value, cx));
+    let health = match &wire.health {
+        Some(Spanned { value: OrOff::On(health), origin }) => {
+            cx.at("health", *origin, |cx| health::health(health, wire.tls.is_some(), cx))
+        }
+        _ => None,
+    };
     Some(Upstream {
         name: name.clone(),
         endpoints,
         protocol: wire.protocol.value,
         tls,
-        discover: None,
-        balancer: Balancing { policy: wire.balancer.value.policy.value, ..Balancing::default() },
-        slow_start: SlowStart::default(),
-        min_healthy: Percent::whole(50),
-        health: None,
-        ejection: Ejection::default(),
-        breaker: Breaker::default(),
-        fallback: None,
-        pool,
+        discover,
+        balancer: cx
+            .at("balancer", wire.balancer.origin, |cx| resilience::balancing(&wire.balancer.value, cx)),
+        slow_start: resilience::slow_start(&wire.slow_start.value.0),
+        min_healthy: wire.min_healthy.value.0,
+        health,
+        ejection: cx
+            .at("ejection", wire.ejection.origin, |cx| resilience::ejection(&wire.ejection.value.0, cx)),
+        breaker: cx.at("breaker", wire.breaker.origin, |cx| resilience::breaker(&wire.breaker.value.0, cx)),
+        fallback: fallback(name, wire, cx),
+        pool: cx.at("pool", wire.pool.origin, |cx| pool(&wire.pool.value, cx)),
         connect_timeout: wire.connect_timeout.value.0,
         max_header_bytes: usize::try_from(wire.max_header_bytes.value.0).unwrap_or(usize::MAX),
         max_headers: usize::try_from(wire.max_headers.value.0).unwrap_or(usize::MAX),
     })
+}
+
+/// A block that may be left out.
+fn optional<W, T>(
+    wire: Option<&Spanned<W>>,
+    field: &str,
+    cx: &mut Cx<'_>,
+    make: impl FnOnce(&W, &mut Cx<'_>) -> Option<T>,
+) -> Option<T> {
+    let given = wire?;
+    cx.at(field, given.origin, |cx| make(&given.value, cx))
+}
+
+/// What the requests get that the upstream cannot answer; what it refers to is noted in `cx`.
+fn fallback(name: &Name, wire: &UpstreamWire, cx: &mut Cx<'_>) -> Option<Fallback> {
+    optional(wire.fallback.as_ref(), "fallback", cx, |given, cx| {
+        resilience::fallback_to_itself(given, name, circle_problem(std::slice::from_ref(name)), cx);
+        resilience::fallback(given, cx)
+    })
+}
+
+/// Reports circles of fallbacks, each once, at the member that is written last. Those of a single upstream are seen
+/// where that is.
+pub(super) fn fallbacks(wire: &PolicyWire, policy: &Policy, cx: &mut Cx<'_>) {
+    let next = |name: &Name| policy.upstreams.get(name).and_then(|it| falls_back_to(it)).cloned();
+    for circle in circles(policy.upstreams.keys(), next).iter().filter(|circle| circle.len() > 1) {
+        let mut upstreams = wire.upstreams.value.0.iter().rev();
+        let last = upstreams.find_map(|(name, upstream)| {
+            let fallback = upstream.as_ref()?.value.fallback.as_ref()?.value.upstream.as_ref()?;
+            circle.contains(&name.value).then_some((name, fallback.origin))
+        });
+        let Some((name, origin)) = last else { continue };
+        cx.at("upstreams", wire.upstreams.origin, |cx| {
+            cx.at(name.value.as_str(), name.origin, |cx| {
+                cx.at("fallback", origin, |cx| {
+                    cx.at("upstream", origin, |cx| cx.problem(circle_problem(circle), origin));
+                });
+            });
+        });
+    }
 }
 
 /// Under TLS a unix socket has no name that a certificate could carry.

@@ -231,6 +231,8 @@ fn short_form(block: &str) -> Option<(&'static str, &'static str)> {
         "route" => Some(("{ upstream: ", " }")),
         "match" => Some(("{ path: ", " }")),
         "balancer" => Some(("{ policy: ", " }")),
+        "discover" => Some(("{ dns: ", " }")),
+        "fallback" => Some(("{ upstream: ", " }")),
         "log" => Some(("{ level: ", " }")),
         "store" => Some(("{ directory: ", " }")),
         "redis" => Some(("{ url: ", " }")),

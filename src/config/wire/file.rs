@@ -6,14 +6,19 @@ use serde_json::{Value as Json, json};
 
 use super::{
     Cx, Defaults, Defs, List, Many, Shown, Spanned, Table, Text, Wire,
+    bounds::Share,
+    health::HealthWire,
     hosts::{CertificateName, NewHost},
     http2::Http2Wire,
     limits::LimitWire,
     patterns::NewPath,
     plans::PlanWire,
     redis::RedisWire,
+    resilience::{
+        BalancerWire, BreakerWire, DiscoverWire, EjectionWire, FallbackWire, RouteBreakerWire, SlowStartWire,
+    },
     scalars::{Delay, FilePath, Int, Listen, Mode, Size, Span, SpanOrNone, Workers},
-    short::OrShort,
+    short::{OrBrief, OrShort},
     store::StoreWire,
     switches::SwitchWire,
     wire,
@@ -23,8 +28,8 @@ use crate::config::{
     bootstrap::{AccessLog, Direction, ListenerProtocol, LogFormat, LogLevel, ProxyProtocol, Unmatched},
     node::{Node, Origin, Value},
     policy::{
-        BalancerPolicy, EndpointAddress, GrpcPattern, HostPattern, KeyPart, PathPattern, Priority,
-        UpstreamProtocol, ValuePattern,
+        EndpointAddress, GrpcPattern, HostPattern, KeyPart, PathPattern, Percent, Priority, UpstreamProtocol,
+        ValuePattern,
     },
 };
 
@@ -70,13 +75,25 @@ pub(crate) enum OrOff<T> {
     On(T),
 }
 
-impl<T: Wire> Wire for OrOff<T> {
+/// How a block looks in which only its most important field is written.
+pub(crate) trait Hint {
+    /// What stands before and behind that field's value.
+    const HINT: (&'static str, &'static str) = ("{ listen: ", " }");
+}
+
+impl Hint for AdminWire {}
+impl Hint for TelemetryWire {}
+impl Hint for HealthWire {
+    const HINT: (&'static str, &'static str) = ("{ http: ", " }");
+}
+
+impl<T: Wire + Hint> Wire for OrOff<T> {
     fn decode(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
         match &node.value {
             Value::Bool(false) => Some(Self::Off),
             Value::String(text) if text == "off" => Some(Self::Off),
             Value::String(_) | Value::Bool(_) => {
-                cx.wrong_block(node, "a map or `off`", Some(("{ listen: ", " }")));
+                cx.wrong_block(node, "a map or `off`", Some(T::HINT));
                 None
             }
             _ => T::decode(node, cx).map(Self::On),
@@ -264,7 +281,7 @@ wire! {
 wire! {
     /// A named group of endpoints of one service.
     UpstreamWire as "upstream" {
-        /// Its endpoints; at least one.
+        /// Its endpoints; at least one. With `discover` they may be left out.
         endpoints: List<EndpointWire, 1>,
         /// What is spoken to them: auto (ALPN under TLS; in clear HTTP/2 for gRPC, else HTTP/1.1), http1 or http2.
         protocol: UpstreamProtocol = default(UpstreamProtocol::Auto),
@@ -273,6 +290,21 @@ wire! {
         tls: ClientTlsWire,
         /// How an endpoint is chosen.
         balancer: BalancerWire = empty,
+        /// Where further endpoints are looked up; they and `endpoints` add up. Default: nowhere.
+        discover: DiscoverWire,
+        /// How an endpoint that has come back, or is new among others, is brought up to its share: a block, or its `window`.
+        slow_start: OrBrief<SlowStartWire> = empty,
+        /// The share of a tier's endpoints that have to be healthy: below it the next tier helps; below it in every tier only
+        /// probes pass.
+        min_healthy: Share<0> = default(Share(Percent::whole(50))),
+        /// Active health checks, or off. Default: off.
+        health: OrOff<HealthWire>,
+        /// When an endpoint is taken out of rotation because of its own results: a block, or its `state`.
+        ejection: OrBrief<EjectionWire> = empty,
+        /// When the upstream is given a rest: a block, or its `mode`.
+        breaker: OrBrief<BreakerWire> = empty,
+        /// What requests get when the upstream cannot answer them. Default: an error that explains itself.
+        fallback: FallbackWire,
         /// Limits of the connection pool.
         pool: PoolWire = empty,
         /// Bound on one TCP connect and, after it, on the TLS handshake.
@@ -282,7 +314,7 @@ wire! {
         /// Most header fields of an answer; more are 502.
         max_headers: Int<1, 10_000> = default(Int(100)),
     }
-    later { "health", "ejection", "breaker", "retry", "hedge", "concurrency", "fallback", "discover", "slow_start", "panic", "min_healthy" }
+    later { "retry", "hedge", "concurrency" }
 }
 
 /// An endpoint, in its short or its full form.
@@ -334,15 +366,6 @@ wire! {
 }
 
 wire! {
-    /// How an endpoint is chosen. Weights count everywhere.
-    BalancerWire as "balancer" {
-        /// `least_request` (the less loaded of two drawn at random), `round_robin` or `random`.
-        policy: BalancerPolicy = default(BalancerPolicy::LeastRequest),
-    }
-    later { "key", "decay" }
-}
-
-wire! {
     /// Limits of the connection pool; counts are per endpoint.
     PoolWire as "pool" {
         /// Most connections to one endpoint.
@@ -387,8 +410,13 @@ wire! {
         response_headers: EditsWire = empty,
         /// The largest request body; larger ones get 413. Default: no bound.
         max_body: Size<0, { u64::MAX }>,
+        /// What it says of the breaker of its upstream, which gives it one of its own: a block, or its `mode`. Default: it uses
+        /// that of the upstream.
+        breaker: OrBrief<RouteBreakerWire>,
+        /// What its requests get when the upstream cannot answer them. Default: what the upstream says.
+        fallback: FallbackWire,
     }
-    later { "retry", "hedge", "breaker", "fallback" }
+    later { "retry", "hedge" }
 }
 
 wire! {

@@ -7,9 +7,11 @@
 //! - [`Wire`]: anything that can be read from a [`Node`] and described by a schema;
 //! - [`Shown`]: a value that can be a default, and so is printed in the schema.
 
+pub(super) mod bounds;
 mod context;
 pub(super) mod envelope;
 pub(super) mod file;
+pub(super) mod health;
 pub(super) mod hosts;
 pub(super) mod http2;
 pub(super) mod limits;
@@ -17,6 +19,7 @@ mod list;
 pub(super) mod patterns;
 pub(super) mod plans;
 mod redis;
+pub(super) mod resilience;
 pub(super) mod scalars;
 pub(super) mod schema;
 pub(super) mod short;

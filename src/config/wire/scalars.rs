@@ -13,7 +13,7 @@ use crate::config::{
     codes::Code,
     fault::{Problem, shown},
     node::Value,
-    policy::{BalancerPolicy, Priority, UpstreamProtocol},
+    policy::{Priority, UpstreamProtocol},
     scalar, units,
 };
 
@@ -483,5 +483,4 @@ words!(Unmatched, "what becomes of unmatched requests" { "refuse" => Refuse, "pa
 words!(Direction, "a direction" { "inbound" => Inbound, "outbound" => Outbound });
 words!(ListenerProtocol, "a protocol of listeners" { "auto" => Auto, "http1" => Http1, "http2" => Http2 } later ["tcp"]);
 words!(UpstreamProtocol, "a protocol of upstreams" { "auto" => Auto, "http1" => Http1, "http2" => Http2 });
-words!(BalancerPolicy, "a balancer policy" { "least_request" => LeastRequest, "round_robin" => RoundRobin, "random" => Random, "peak_ewma" => PeakEwma, "ring_hash" => RingHash });
 words!(Priority, "a priority" { "critical" => Critical, "normal" => Normal, "low" => Low, "background" => Background });

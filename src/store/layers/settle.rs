@@ -20,7 +20,7 @@ pub(super) struct Run<'a> {
     /// What is to be made; plans come first.
     todo: BTreeSet<(bool, Id)>,
     /// What was made, or will be.
-    seen: BTreeSet<Id>,
+    pub(super) seen: BTreeSet<Id>,
     /// What has appeared or gone.
     pub(super) toggled: BTreeSet<Id>,
     /// Whose references have to be looked at.
@@ -38,7 +38,7 @@ impl Run<'_> {
         self.todo.insert((id.0 != Kind::Plan, id));
     }
 
-    fn together(&mut self, ids: &BTreeSet<Id>) {
+    pub(super) fn together(&mut self, ids: &BTreeSet<Id>) {
         for id in ids {
             self.involved.entry(id.clone()).or_default().extend(ids.iter().cloned());
         }
@@ -68,7 +68,7 @@ impl Layers {
             while let Some((_, id)) = run.todo.pop_first() {
                 self.settle_one(&id, &mut run);
             }
-            if !self.check_references(&mut run) {
+            if !self.check_references(&mut run) && !self.check_circles(&mut run) {
                 break;
             }
         }
@@ -161,7 +161,7 @@ impl Layers {
     }
 
     /// Refuses keys for what is wrong with `id`.
-    fn refuse(&mut self, steps: Steps, id: &Id, fault: Option<&Fault>, run: &mut Run<'_>) {
+    pub(super) fn refuse(&mut self, steps: Steps, id: &Id, fault: Option<&Fault>, run: &mut Run<'_>) {
         for (key, choice) in steps {
             let owner = self.owner_of(&key).unwrap_or_else(|| id.clone());
             let Some(slot) = self.slots.get(&key) else { continue };
@@ -188,7 +188,7 @@ impl Layers {
 
     /// Gives a resource up that is wrong whatever overlays are refused: the file's own. What was made of it before stays,
     /// if there is anything.
-    fn lose(&mut self, id: &Id, fault: Option<&Fault>, run: &mut Run<'_>) {
+    pub(super) fn lose(&mut self, id: &Id, fault: Option<&Fault>, run: &mut Run<'_>) {
         run.lost.insert(id.clone());
         // It may be here only because of what it refers to: it is tried again when that changes.
         run.seen.insert(id.clone());
@@ -228,7 +228,7 @@ impl Layers {
         done
     }
 
-    fn settle_todo(&mut self, run: &mut Run<'_>) {
+    pub(super) fn settle_todo(&mut self, run: &mut Run<'_>) {
         while let Some((_, id)) = run.todo.pop_first() {
             self.settle_one(&id, run);
         }
@@ -274,7 +274,7 @@ impl Layers {
     }
 
     /// Whether a resource is valid, and refers to what is there, with `over`.
-    fn is_sound(&self, id: &Id, over: &Over, facts: &Facts<'_>) -> bool {
+    pub(super) fn is_sound(&self, id: &Id, over: &Over, facts: &Facts<'_>) -> bool {
         let Some(node) = self.merged(id, over).0 else { return true };
         let Ok((_, references)) = live::effective(id, &node, facts) else { return false };
         references.iter().all(|to| {
