@@ -61,11 +61,8 @@ fn the_annotated_file_says_the_defaults() {
 
     let upstream = |name: &str| annotated.policy.upstreams[&Name::new(name).unwrap()].clone();
     let (app, inventory) = (upstream("app"), upstream("inventory"));
-    let named = Upstream {
-        name: app.name.clone(),
-        endpoints: app.endpoints.clone(),
-        ..Upstream::clone(&inventory)
-    };
+    let named =
+        Upstream { name: app.name.clone(), endpoints: app.endpoints.clone(), ..Upstream::clone(&inventory) };
     assert_eq!(named, *app);
     let route = |name: &str| annotated.policy.routes[&Name::new(name).unwrap()].clone();
     let (plain, full) = (route("in"), route("inventory"));
@@ -149,7 +146,12 @@ policy:
 ";
     let loaded = load_text(text.as_bytes());
     let codes: Vec<_> = loaded.faults.iter().map(|fault| fault.code).collect();
-    assert_eq!(codes, [Code::LaterVersion, Code::UnknownField, Code::LaterVersion, Code::LaterVersion], "{}", loaded.render(false));
+    assert_eq!(
+        codes,
+        [Code::LaterVersion, Code::UnknownField, Code::LaterVersion, Code::LaterVersion],
+        "{}",
+        loaded.render(false)
+    );
 }
 
 // ---- what is refused

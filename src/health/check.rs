@@ -1,7 +1,9 @@
 //! One check: a connection of its own, a question, and whether the answer is the expected one.
 //!
 //! Nothing of it touches the pool: what is judged is whether the endpoint takes a new caller. The connection is made as a
-//! request's would be, by the same connector, and closed after it.
+//! request's would be, by the same connector, and closed after it. An
+//! endpoint that is a name is looked up as for a request too, by the C library, on a pool of threads that is the control
+//! thread's alone.
 
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
