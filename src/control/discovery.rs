@@ -22,7 +22,7 @@ pub(super) fn begin(state: &Arc<State>) {
                 }
             }
         };
-        let mut watch = Watch::new(Names::of_system(), state.discoveries.clone(), Arc::new(publisher));
+        let mut watch = Watch::new(Names::of_system(), state.discoveries().clone(), Arc::new(publisher));
         let mut generations = state.publisher.generations();
         loop {
             generations.mark_unchanged();
@@ -40,10 +40,10 @@ pub(super) async fn first_look_ups(state: &State) {
     let policy = state.publisher.policy();
     let discovers = policy.upstreams.values().filter_map(|upstream| upstream.discover.as_ref());
     let targets: Vec<_> = discovers.map(Target::of).collect();
-    let mut news = state.discoveries.news();
+    let mut news = state.discoveries().news();
     let all = async {
         // Fails only when the table is gone, which this holds.
-        while !state.discoveries.tried(&targets) && news.changed().await.is_ok() {}
+        while !state.discoveries().tried(&targets) && news.changed().await.is_ok() {}
     };
     if timeout(FIRST_LOOK_UPS, all).await.is_err() {
         tracing::warn!("the start goes on without all names looked up");

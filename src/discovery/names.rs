@@ -16,6 +16,7 @@ use std::{
 use hickory_resolver::{
     Hosts, Resolver, TokioResolver,
     config::{NameServerConfig, ResolverConfig, ResolverOpts, ServerOrderingStrategy},
+    lookup::Lookup,
     net::{DnsError, NetError, runtime::TokioRuntimeProvider},
     proto::{
         op::{Query, ResponseCode},
@@ -225,7 +226,7 @@ impl System {
     fn in_hosts(&self, name: &Name) -> Option<Answer> {
         let family = |family| self.hosts.lookup_static_host(&Query::query(name.clone(), family));
         let found = [family(RecordType::A), family(RecordType::AAAA)];
-        let records = found.iter().flatten().flat_map(|lookup| lookup.answers());
+        let records = found.iter().flatten().flat_map(Lookup::answers);
         let addresses: Vec<_> = records.filter_map(|record| record.data.ip_addr()).collect();
         (!addresses.is_empty()).then(|| Answer::of(addresses, UNTIL_CHANGED))
     }
@@ -320,7 +321,7 @@ fn read_resolv_conf(text: &[u8]) -> Result<(ResolverConfig, ResolverOpts), NetEr
         rest.push("nameserver 127.0.0.1");
     }
     let (config, options) = parse_resolv_conf(rest.join("\n"))?;
-    if !(none && !servers.is_empty()) {
+    if !none || servers.is_empty() {
         servers.extend(config.name_servers().iter().cloned());
     }
     let config = ResolverConfig::from_parts(config.domain().cloned(), config.search().to_vec(), servers);

@@ -123,7 +123,7 @@ enum Outcome {
 impl Outcome {
     fn wait(&self, pace: Pace, rng: &mut fastrand::Rng) -> Duration {
         match *self {
-            // What could be asked for only in part is asked for again as soon as may be: its TTL is 0.
+            // The TTL is 0 where only a part could be asked for: the rest is asked for again as soon as may be.
             Self::Answer { ttl } => pace.after_answer(ttl, rng),
             Self::Failure { in_a_row } => pace.after_failure(in_a_row, rng),
         }
@@ -185,13 +185,12 @@ impl One {
         let (in_a_row, age) = self.table.failed(&self.target, &error.to_string(), now);
         if self.said.is_none_or(|said| now.saturating_duration_since(said) >= REMIND) {
             self.said = Some(now);
-            match age {
-                Some(age) => tracing::warn!(
-                    name = %self.target, %error, age_s = age.as_secs(), "cannot be looked up: the last addresses stay"
-                ),
-                None => tracing::warn!(
-                    name = %self.target, %error, "cannot be looked up, and never could: it has no addresses"
-                ),
+            let name = &self.target;
+            if let Some(age) = age {
+                let age_s = age.as_secs();
+                tracing::warn!(%name, %error, age_s, "cannot be looked up: the last addresses stay");
+            } else {
+                tracing::warn!(%name, %error, "cannot be looked up, and never could: it has no addresses");
             }
         }
         Outcome::Failure { in_a_row }

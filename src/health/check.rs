@@ -119,10 +119,9 @@ impl Question {
     /// What requests would offer.
     fn alpn(&self) -> Alpn {
         match self.protocol {
-            UpstreamProtocol::Http1 => Alpn::Http1,
             UpstreamProtocol::Http2 => Alpn::Http2,
             UpstreamProtocol::Auto if self.connector.secure() => Alpn::Both,
-            UpstreamProtocol::Auto => Alpn::Http1,
+            UpstreamProtocol::Http1 | UpstreamProtocol::Auto => Alpn::Http1,
         }
     }
 }

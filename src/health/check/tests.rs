@@ -357,7 +357,11 @@ async fn the_grpc_health_protocol_is_understood() {
     ] {
         assert_eq!(grpc_check().of(grpc(status, trailers).await).await, said, "{status:?} {trailers:?}");
     }
-    let http1 = scripted(b"HTTP/1.1 200 A\r\ncontent-length: 0\r\n\r\n").await;
+    let http1 = origin(|mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 400 A\r\ncontent-length: 0\r\n\r\n").await;
+        while stream.read(&mut [0; 1024]).await.unwrap_or(0) > 0 {}
+    })
+    .await;
     assert_eq!(grpc_check().of(http1).await.0, HealthResult::Failure);
 }
 

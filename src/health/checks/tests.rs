@@ -1,8 +1,11 @@
 //! Checks as policy comes and goes, against origins on the same runtime.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    fmt::Write as _,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use tokio::{
@@ -120,8 +123,10 @@ impl World {
                 .to_owned();
         for (index, (origin, _)) in upstreams.iter().enumerate() {
             let address = &origin.address;
-            text +=
-                &format!("    u{index}: {{ endpoints: [{{ address: '{address}', weight: {weight} }}] }}\n");
+            let _ = writeln!(
+                text,
+                "    u{index}: {{ endpoints: [{{ address: '{address}', weight: {weight} }}] }}"
+            );
         }
         let host = HostFacts { hostname: "h".into(), cpus: 1 };
         let env = Env { vars: &|_| None, host: &host, probe: &|_, _| Ok(()) };
