@@ -1,7 +1,9 @@
 //! Everything that is not traffic: live policy, reloads, certificates, gauges, the drain. One task on the control thread.
 
 mod certificates;
+mod discovery;
 mod drain;
+mod health;
 mod live;
 mod presence;
 mod reload;
@@ -27,8 +29,9 @@ use self::{
 use crate::{
     config::{Bootstrap, Documents, File, Loaded, Name, bootstrap::StoreSource},
     discovery::Discoveries,
+    health,
     listener::{Fingerprint, Listener},
-    health, memory,
+    memory,
     policy::{Stamp, ejection},
     readiness::Readiness,
     snapshot::Publisher,
@@ -193,10 +196,15 @@ pub(crate) async fn begin(
     let probe = std::mem::replace(&mut reload.probe, Box::new(|_, _| Ok(())));
     let mut live = Live::new(state, &bootstrap, file, probe);
     live.say_what_does_not_act(&file.policy);
+    discovery::begin(state);
+    health::begin(state);
     let (source, order) = match &bootstrap.store {
         Some(store) => live::boot(&mut live, store, &mut control.orders).await,
         None => (None, None),
     };
+    if order.is_none() {
+        discovery::first_look_ups(state).await;
+    }
     Begun { live, source, order, bootstrap, reload, control }
 }
 
