@@ -179,8 +179,8 @@ fn statuses(list: &Spanned<Many<Exchanged>>, cx: &mut Cx<'_>) -> Vec<RangeInclus
     let mut joined: Vec<RangeInclusive<u16>> = Vec::with_capacity(found.len());
     for range in found {
         match joined.last_mut() {
-            Some(last) if *range.start() <= last.end().saturating_add(1) => {
-                *last = *last.start()..=*last.end().max(range.end());
+            Some(before) if *range.start() <= before.end().saturating_add(1) => {
+                *before = *before.start()..=*before.end().max(range.end());
             }
             _ => joined.push(range),
         }

@@ -236,11 +236,10 @@ fn short_form(block: &str) -> Option<(&'static str, &'static str)> {
     match block {
         "listener" | "admin" | "telemetry" => Some(("{ listen: ", " }")),
         "upstream" | "etcd" => Some(("{ endpoints: [", "] }")),
-        "route" => Some(("{ upstream: ", " }")),
+        "route" | "fallback" => Some(("{ upstream: ", " }")),
         "match" => Some(("{ path: ", " }")),
         "balancer" => Some(("{ policy: ", " }")),
         "discover" => Some(("{ dns: ", " }")),
-        "fallback" => Some(("{ upstream: ", " }")),
         "log" => Some(("{ level: ", " }")),
         "store" => Some(("{ directory: ", " }")),
         "redis" => Some(("{ url: ", " }")),
