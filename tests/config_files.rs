@@ -1672,8 +1672,9 @@ fn upstream(fields: &str) -> Upstream {
         jsonschema::validator_for(&schema()).unwrap().is_valid(&document),
         "{text}: the schema does not take it"
     );
-    let file = loaded.file.as_ref().unwrap_or_else(|| panic!("{text}{}", loaded.render(false)));
-    Upstream::clone(&file.policy.upstreams[&Name::new("app").unwrap()])
+    assert!(loaded.file.is_some(), "{text}{}", loaded.render(false));
+    let policy = loaded.file.unwrap().policy;
+    policy.upstreams.values().next().map(|app| Upstream::clone(app)).unwrap()
 }
 
 #[test]
