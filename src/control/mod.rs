@@ -25,6 +25,7 @@ use self::{
 };
 use crate::{
     config::{Bootstrap, Documents, File, Loaded, Name, bootstrap::StoreSource},
+    discovery::Discoveries,
     listener::{Fingerprint, Listener},
     memory,
     readiness::Readiness,
@@ -85,6 +86,8 @@ pub struct State {
     started: SystemTime,
     shared: Arc<Shared>,
     publisher: Publisher,
+    /// What is known of the names that upstreams have looked up.
+    discoveries: Arc<Discoveries>,
     readiness: Arc<Readiness>,
     log: LogHandle,
     baseline: Mutex<Baseline>,
@@ -123,6 +126,7 @@ impl State {
             started: now,
             shared,
             publisher,
+            discoveries: Arc::default(),
             readiness,
             log,
             baseline: Mutex::new(Baseline { documents, loaded: now, refused: None }),
@@ -144,6 +148,11 @@ impl State {
 
     pub(crate) fn publisher(&self) -> &Publisher {
         &self.publisher
+    }
+
+    /// What is known of the names that upstreams have looked up.
+    pub(crate) fn discoveries(&self) -> &Arc<Discoveries> {
+        &self.discoveries
     }
 
     /// Something has changed that others are told.

@@ -4,6 +4,7 @@
 //! connectors) is in it. A request takes the one that is current when it begins, and keeps it.
 
 mod compile;
+mod join;
 mod publisher;
 mod registry;
 #[cfg(test)]

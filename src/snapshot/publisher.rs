@@ -1,13 +1,20 @@
 //! The only writer of snapshots.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-use super::{CompileError, Registry, Snapshot, compile};
+use tokio::sync::watch;
+
+use super::{
+    CompileError, Registry, Snapshot, compile,
+    join::{Discovered, join},
+};
 use crate::{
     config::Policy,
+    discovery::Target,
     listener::Listener,
     telemetry::{labels::UpdateResult, metrics::Metrics},
     worker::{Message, Shared},
@@ -30,12 +37,16 @@ pub enum Outcome {
 pub struct Publisher {
     shared: Arc<Shared>,
     state: Mutex<State>,
+    /// The newest snapshot's number.
+    generation: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
 struct State {
     registry: Registry,
+    /// As it was given, without what was discovered.
     policy: Arc<Policy>,
+    discovered: Discovered,
     /// Snapshots that were in force, until nobody holds them: what is left of the last one is freed here, not by the
     /// worker whose request happens to be the last to let go of ten thousand routes.
     retired: Vec<Arc<Snapshot>>,
@@ -54,45 +65,92 @@ pub fn first(
 impl Publisher {
     /// Goes on from the first snapshot, which was compiled from `policy` with `registry`.
     pub fn new(shared: Arc<Shared>, policy: Arc<Policy>, registry: Registry) -> Self {
-        Self { shared, state: Mutex::new(State { registry, policy, retired: Vec::new() }) }
+        let generation = watch::Sender::new(shared.snapshot.load().generation);
+        let discovered = Discovered::new();
+        let state = State { registry, policy, discovered, retired: Vec::new() };
+        Self { shared, state: Mutex::new(state), generation }
     }
 
-    /// The policy in force.
+    /// The policy in force, without what was discovered for it.
     pub fn policy(&self) -> Arc<Policy> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).policy.clone()
+        self.lock().policy.clone()
+    }
+
+    /// The number of the newest snapshot, as it changes.
+    pub fn generations(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
     }
 
     /// Puts `policy` in force: every request that begins after this returns is served by it, those that run keep
-    /// what they have. When it cannot be compiled, what was in force stays.
+    /// what they have. When it cannot be compiled, what was in force stays. What was discovered joins it.
     ///
     /// `since` is when the news came that made it: what `weir_policy_apply_seconds` counts from.
     pub fn publish(&self, policy: Arc<Policy>, since: Instant) -> Result<Outcome, CompileError> {
         let metrics = &self.shared.telemetry.metrics;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         if *state.policy == *policy {
             return Ok(Outcome::Unchanged);
         }
-        let before = self.shared.snapshot.load_full();
-        let generation = before.generation + 1;
-        let listeners = &self.shared.listeners;
-        let compiled =
-            compile::compile(generation, &policy, &before, listeners, &mut state.registry, metrics);
-        let snapshot =
-            compiled.inspect_err(|_| metrics.policy_updates.of(UpdateResult::Refused).increment(1))?;
-        self.shared.snapshot.store(Arc::new(snapshot));
-        self.shared.tell(|| Message::NewSnapshot);
+        let generation = self
+            .put_in_force(&mut state, &policy)
+            .inspect_err(|_| metrics.policy_updates.of(UpdateResult::Refused).increment(1))?;
         metrics.policy_apply.record(since.elapsed());
         metrics.policy_updates.of(UpdateResult::Applied).increment(1);
         state.policy = policy;
+        Ok(Outcome::Applied { generation })
+    }
+
+    /// Puts in force that these are the addresses of `target`, for every upstream that has it looked up. They are
+    /// remembered for policies to come, also when this one cannot be compiled.
+    pub fn discovered(
+        &self,
+        target: &Target,
+        addresses: &Arc<[SocketAddr]>,
+    ) -> Result<Outcome, CompileError> {
+        let mut state = self.lock();
+        if state.discovered.get(target) == Some(addresses) {
+            return Ok(Outcome::Unchanged);
+        }
+        let before = join(&state.policy, &state.discovered);
+        state.discovered.insert(target.clone(), addresses.clone());
+        let after = join(&state.policy, &state.discovered);
+        if before.upstreams == after.upstreams {
+            return Ok(Outcome::Unchanged);
+        }
+        let policy = state.policy.clone();
+        let generation = self.put_in_force(&mut state, &policy)?;
+        Ok(Outcome::Applied { generation })
+    }
+
+    /// Forgets the addresses of all targets that are not wanted any more. For those that no policy names.
+    pub fn keep_discovered(&self, wanted: impl Fn(&Target) -> bool) {
+        self.lock().discovered.retain(|target, _| wanted(target));
+    }
+
+    /// Compiles `policy` with what was discovered, and swaps it in.
+    fn put_in_force(&self, state: &mut State, policy: &Arc<Policy>) -> Result<u64, CompileError> {
+        let metrics = &self.shared.telemetry.metrics;
+        let before = self.shared.snapshot.load_full();
+        let generation = before.generation + 1;
+        let listeners = &self.shared.listeners;
+        let joined = join(policy, &state.discovered);
+        let snapshot =
+            compile::compile(generation, &joined, &before, listeners, &mut state.registry, metrics)?;
+        self.shared.snapshot.store(Arc::new(snapshot));
+        self.shared.tell(|| Message::NewSnapshot);
         state.retired.push(before);
         state.tidy();
-        drop(state);
-        Ok(Outcome::Applied { generation })
+        self.generation.send_replace(generation);
+        Ok(generation)
     }
 
     /// Frees what no request holds any more. About once a second.
     pub fn tidy(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).tidy();
+        self.lock().tidy();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

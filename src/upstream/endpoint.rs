@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-use crate::config::policy::EndpointAddress;
+use crate::{config::policy::EndpointAddress, health::HealthState};
 
 /// One endpoint of one upstream. It lives as long as a snapshot or a connection names it, so that its counts
 /// outlast policy changes.
@@ -20,6 +20,8 @@ pub struct Endpoint {
     idle: AtomicU32,
     requests: AtomicU64,
     failures: AtomicU64,
+    /// What its active checks have found.
+    health: HealthState,
 }
 
 impl Endpoint {
@@ -35,6 +37,7 @@ impl Endpoint {
             idle: AtomicU32::new(0),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            health: HealthState::default(),
         }
     }
 
@@ -46,6 +49,11 @@ impl Endpoint {
     /// Where it is.
     pub fn address(&self) -> &EndpointAddress {
         &self.address
+    }
+
+    /// What its active checks have found.
+    pub fn health(&self) -> &HealthState {
+        &self.health
     }
 
     /// Requests that were sent to it and have not ended.

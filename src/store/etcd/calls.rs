@@ -4,15 +4,15 @@ use std::future::Future;
 
 use bytes::Bytes;
 use etcd_client::{
-    Client, Error, GetOptions, GetResponse, KeyValue, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
-    WatchOptions, WatchResponse,
+    Client, Error, GetOptions, GetResponse, KeyValue, ResponseHeader, SortOrder, SortTarget, Txn, TxnOp,
+    TxnOpResponse, WatchOptions, WatchResponse,
 };
 use tokio::sync::mpsc;
 
 use super::{connect::MAX_MESSAGE, failure};
 use crate::store::{
     key::{Identity, Scope},
-    watch::{Audit, Entry, Message, Page, PageRequest, Seen, Version},
+    watch::{Audit, Entry, Head, Message, Page, PageRequest, Seen, Version},
 };
 
 /// The three ranges of an instance.
@@ -85,13 +85,25 @@ pub(crate) fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     vec![0]
 }
 
-/// The server's version, and what the ranges hold.
-pub(super) async fn probe(client: Client, ranges: Ranges, since: i64) -> Result<(Version, Audit), Error> {
+/// The server's version, and how far it is.
+pub(super) async fn probe(client: Client, ranges: Ranges) -> Result<(Version, Head), Error> {
     let mut maintenance = client.maintenance_client();
-    let (status, audit) = tokio::join!(maintenance.status(), audit(client, ranges, since));
+    let (status, head) = tokio::join!(maintenance.status(), head(client, ranges));
     // Not everybody may ask for it; an unknown version is treated as an old one.
     let version = status.map(|status| version(status.version())).unwrap_or_default();
-    Ok((version, audit?))
+    Ok((version, head?))
+}
+
+/// How far the store is: a linearizable read of one key that never is there, and may be read.
+pub(super) async fn head(client: Client, ranges: Ranges) -> Result<Head, Error> {
+    let (first, _) = ranges.bounds(Scope::Service);
+    let response = client.kv_client().get(first, Some(GetOptions::new().with_count_only())).await?;
+    head_of(response.header())
+}
+
+fn head_of(header: Option<&ResponseHeader>) -> Result<Head, Error> {
+    let header = header.ok_or_else(|| incomplete("a header"))?;
+    Ok(Head { cluster: header.cluster_id(), revision: header.revision() })
 }
 
 fn version(text: &str) -> Version {
@@ -104,7 +116,7 @@ fn version(text: &str) -> Version {
 }
 
 /// What the ranges hold, all at one revision. A transaction that only reads is linearizable and writes nothing.
-pub(super) async fn audit(client: Client, ranges: Ranges, since: i64) -> Result<Audit, Error> {
+pub(super) async fn audit(client: Client, ranges: Ranges, since: Option<i64>) -> Result<Audit, Error> {
     let asked = Scope::ALL.into_iter().flat_map(|scope| {
         let (first, end) = ranges.bounds(scope);
         let newest = GetOptions::new()
@@ -113,11 +125,14 @@ pub(super) async fn audit(client: Client, ranges: Ranges, since: i64) -> Result<
             .with_sort(SortTarget::Mod, SortOrder::Descend)
             .with_limit(1);
         // 0 would be no bound at all; at 1 there is no write yet.
-        let kept = newest.clone().with_max_mod_revision(since.max(1));
-        [TxnOp::get(first.clone(), Some(newest)), TxnOp::get(first, Some(kept))]
+        let kept = since.map(|since| newest.clone().with_max_mod_revision(since.max(1)));
+        [Some(newest), kept]
+            .into_iter()
+            .flatten()
+            .map(move |options| TxnOp::get(first.clone(), Some(options)))
     });
     let response = client.kv_client().txn(Txn::new().and_then(asked.collect::<Vec<_>>())).await?;
-    let header = response.header().ok_or_else(|| incomplete("a header"))?;
+    let head = head_of(response.header())?;
     let mut found = response.op_responses().into_iter();
     let mut next = || match found.next() {
         Some(TxnOpResponse::Get(get)) => {
@@ -126,11 +141,12 @@ pub(super) async fn audit(client: Client, ranges: Ranges, since: i64) -> Result<
         _ => Err(incomplete("a range")),
     };
     let mut seen = || {
-        let ((newest, count), (kept, _)) = (next()?, next()?);
+        let (newest, count) = next()?;
+        let kept = if since.is_some() { next()?.0 } else { 0 };
         Ok::<_, Error>(Seen { newest, count, kept })
     };
     let ranges = [seen()?, seen()?, seen()?];
-    Ok(Audit { cluster: header.cluster_id(), revision: header.revision(), since, ranges })
+    Ok(Audit { head, since, ranges })
 }
 
 fn incomplete(what: &str) -> Error {

@@ -168,9 +168,12 @@ impl Driver {
             Action::Dial(id, member) => self.dial(id, member),
             Action::Close(id) => drop(self.lanes.remove(&id)),
             Action::Authenticate(id) => self.authenticate(id),
-            Action::Probe(id, since) => self.call(id, Step::Probe, |client, ranges| async move {
-                let (version, audit) = Box::pin(calls::probe(client, ranges, since)).await?;
-                Ok(Input::Probed(id, version, audit))
+            Action::Probe(id) => self.call(id, Step::Probe, |client, ranges| async move {
+                let (version, head) = Box::pin(calls::probe(client, ranges)).await?;
+                Ok(Input::Probed(id, version, head))
+            }),
+            Action::Glance(id, number) => self.call(id, Step::Audit, |client, ranges| async move {
+                Ok(Input::Glanced(id, number, calls::head(client, ranges).await?))
             }),
             Action::Audit(id, number, since) => self.call(id, Step::Audit, |client, ranges| async move {
                 Ok(Input::Audited(id, number, calls::audit(client, ranges, since).await?))

@@ -38,6 +38,11 @@ impl Known {
         }
     }
 
+    /// How many keys there are.
+    pub(super) fn count(&self) -> usize {
+        self.keys.iter().map(Keys::len).sum()
+    }
+
     /// How many keys the largest scope has.
     pub(super) fn largest(&self) -> usize {
         self.keys.iter().map(Keys::len).max().unwrap_or(0)
@@ -63,7 +68,7 @@ impl Known {
     /// What an audit would see in a scope, when `pending` has been told up to its revision.
     fn outlook(&self, scope: Scope, pending: &[Entry], audit: &Audit) -> Seen {
         let mut over: BTreeMap<&Bytes, Option<i64>> = BTreeMap::new();
-        let new = |change: &&Entry| change.revision > self.proven && change.revision <= audit.revision;
+        let new = |change: &&Entry| change.revision > self.proven && change.revision <= audit.head.revision;
         for change in pending.iter().filter(new) {
             over.insert(&change.key, change.value.as_ref().map(|_| change.revision));
         }
@@ -72,7 +77,7 @@ impl Known {
         for revision in over.values().flatten().chain(kept.map(|(_, revision)| revision)).copied() {
             seen.count += 1;
             seen.newest = seen.newest.max(revision);
-            if revision <= audit.since {
+            if audit.since.is_some_and(|since| revision <= since) {
                 seen.kept = seen.kept.max(revision);
             }
         }

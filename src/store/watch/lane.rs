@@ -38,6 +38,8 @@ pub(super) enum Phase {
     /// Too many full reads in too short a time: waits for its turn.
     Waiting,
     Reading(Box<Reading>),
+    /// The watch could not be resumed, since what is next is compacted: perhaps nothing of ours was in it.
+    Checking,
     Opening,
     Live,
 }
@@ -47,11 +49,37 @@ pub(super) enum Phase {
 pub(super) struct Ask {
     /// Answers to an earlier one are not taken for this one's.
     pub number: u64,
+    pub what: Asked,
     pub at: Instant,
+    /// How long it may be owed.
+    pub patience: Duration,
     /// What had been proven then: a linearizable answer that is older comes from a store that ran backwards.
     pub proven: i64,
     /// It took too long.
     pub overdue: bool,
+}
+
+/// What was asked for as a proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// The stream's progress.
+    Progress,
+    /// The store's revision alone: when it is what was proven, nothing has been written at all.
+    Glance,
+    /// An [`Audit`].
+    Count,
+    /// An [`Audit`] that says too what is left of what was known at a revision.
+    Check(i64),
+}
+
+/// What was resumed may be another store with the same id: one that was restored from a backup and has gone on. Until
+/// an audit has agreed with what is known, nothing that was written since counts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unchecked {
+    /// What had been proven before.
+    pub since: i64,
+    /// When the audit is due where nothing else wants it.
+    pub due: Instant,
 }
 
 /// An audit that changes on their way may still fulfil.
@@ -70,6 +98,8 @@ pub(super) struct Lane {
     pub until: Instant,
     pub proofs: Proofs,
     pub pending: Pending,
+    /// The revision from which on the watches were opened.
+    pub from: i64,
     /// How many of the three watches are open.
     pub created: u8,
     pub ask: Option<Ask>,
@@ -82,12 +112,16 @@ pub(super) struct Lane {
     pub first: Option<Instant>,
     /// A proof is owed for too long.
     pub suspicious: bool,
-    /// Nothing has been proven since the stream was opened.
-    pub fresh: bool,
+    /// It goes on from what another connection had proven, and that has not been looked at yet.
+    pub unchecked: Option<Unchecked>,
+    /// The store has moved on since the last proof, so that a glance says nothing.
+    pub moved: bool,
+    /// When there may be an audit that nothing but time asks for.
+    pub count_at: Instant,
     pub authenticated: Option<Instant>,
     /// What to do again when there is a new token.
     pub redo: Option<Step>,
-    /// What had been proven when the probe was sent.
+    /// What had been proven when the probe was sent, or the check.
     pub probed_at: i64,
 }
 
@@ -100,6 +134,7 @@ impl Lane {
             until: now + settings.connect_timeout,
             proofs: Proofs::Audit,
             pending: Pending::default(),
+            from: 0,
             created: 0,
             ask: None,
             target: None,
@@ -107,7 +142,9 @@ impl Lane {
             settle: None,
             first: None,
             suspicious: false,
-            fresh: true,
+            unchecked: None,
+            moved: false,
+            count_at: now,
             authenticated: None,
             redo: None,
             probed_at: 0,
@@ -122,7 +159,7 @@ impl Lane {
         self.target = None;
         self.settle = None;
         self.first = None;
-        self.fresh = true;
+        self.moved = false;
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -135,20 +172,21 @@ impl Lane {
     }
 
     fn proof_time(&self) -> Instant {
-        self.settle.map_or(self.next_proof, |settle| settle.min(self.next_proof))
+        let due = self.unchecked.map(|unchecked| unchecked.due);
+        [self.settle, due].into_iter().flatten().fold(self.next_proof, Instant::min)
     }
 
     /// Whether what was asked for is owed for too long now; only the first time.
-    pub(super) fn is_overdue(&self, now: Instant, timeout: Duration) -> bool {
-        self.is_live() && self.ask.is_some_and(|ask| !ask.overdue && ask.at + timeout <= now)
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        self.is_live() && self.ask.is_some_and(|ask| !ask.overdue && ask.at + ask.patience <= now)
     }
 
     /// When there is something to do without any input.
-    pub(super) fn deadline(&self, timeout: Duration) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         if !self.is_live() {
             return Some(self.until);
         }
-        let asked = self.ask.filter(|ask| !ask.overdue).map(|ask| ask.at + timeout);
+        let asked = self.ask.filter(|ask| !ask.overdue).map(|ask| ask.at + ask.patience);
         let target = self.target.as_ref().map(|target| target.until);
         let proof = (self.ask.is_none() && self.target.is_none()).then(|| self.proof_time());
         [asked, target, proof].into_iter().flatten().min()

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use super::{
     Watcher,
-    known::change,
-    lane::{Ask, Lane, Phase, Proofs, Target},
-    words::{Action, Audit, Failure, FailureKind, LaneId, Message, Step},
+    lane::{Asked, Lane, Phase, Proofs},
+    timing::part,
+    words::{Action, Failure, FailureKind, LaneId, Message, Step},
 };
 use crate::store::{Event, Lost, ReadCause};
 
@@ -31,7 +31,7 @@ impl Watcher {
             return None;
         }
         if message.created {
-            self.created(lane, now);
+            self.created(lane, now, rng);
         }
         if message.changes.is_empty() && !message.fragment {
             if !message.created {
@@ -50,53 +50,22 @@ impl Watcher {
         None
     }
 
-    fn created(&mut self, lane: &mut Lane, now: Instant) {
+    fn created(&mut self, lane: &mut Lane, now: Instant, rng: &mut fastrand::Rng) {
         lane.created = lane.created.saturating_add(1);
         if lane.created == 3 && matches!(lane.phase, Phase::Opening) {
             lane.phase = Phase::Live;
             lane.next_proof = now;
-            if let Some(target) = &mut lane.target {
-                target.until = now + self.settings.proof_timeout;
+            let spread = self.spread();
+            if let Some(unchecked) = &mut lane.unchecked {
+                // When a store comes back all instances come to it together.
+                unchecked.due = now + part(spread, rng);
             }
-        }
-    }
-
-    /// Changes came: perhaps they complete something; if not, they want a proof.
-    fn arrived(&mut self, lane: &mut Lane, now: Instant, rng: &mut fastrand::Rng) {
-        if !lane.is_live() {
-            return;
-        }
-        let shown = lane.pending.shown();
-        if lane.target.is_none() && shown > self.proven() {
-            self.prove(lane, shown, None, now, rng);
-        }
-        self.aim(lane, now, rng);
-        if !lane.pending.is_empty() && lane.settle.is_none() {
-            let gathered = self.last_told.map_or(now, |told| told + self.settings.gather);
-            lane.settle = Some(gathered.max(now));
-        }
-    }
-
-    /// The stream says how far it is.
-    fn progress(
-        &mut self,
-        lane: &mut Lane,
-        watch: i64,
-        revision: i64,
-        now: Instant,
-        rng: &mut fastrand::Rng,
-    ) {
-        // An answer for all watches has the id -1; one for a single watch says nothing of the others. A member that
-        // lags behind what is proven proves nothing: it still owes the answer.
-        let trusted = lane.proofs == Proofs::Progress && lane.target.is_none();
-        if watch == -1 && lane.is_live() && trusted && revision >= self.proven() {
-            self.prove(lane, revision, None, now, rng);
         }
     }
 
     fn canceled(&mut self, lane: &mut Lane, message: Message, now: Instant) -> Option<Failure> {
         if message.compacted != 0 {
-            self.restart(lane, ReadCause::Compaction, now);
+            self.compacted(lane, message.compacted, now);
             return None;
         }
         let failure = message.fault.unwrap_or_else(|| Failure {
@@ -104,7 +73,7 @@ impl Watcher {
             text: format!("{}: the watch was ended without a reason", self.endpoint(lane)),
         });
         match failure.kind {
-            FailureKind::Compacted => self.restart(lane, ReadCause::Compaction, now),
+            FailureKind::Compacted => self.compacted(lane, 0, now),
             FailureKind::Token => return self.reauthenticate(lane, Step::Watch, failure, now),
             FailureKind::TooLarge => self.restart(lane, ReadCause::Lost, now),
             FailureKind::Lost(Lost::Auth | Lost::Leader) => return Some(failure),
@@ -139,92 +108,13 @@ impl Watcher {
         None
     }
 
-    pub(super) fn audited(
-        &mut self,
-        lane: &mut Lane,
-        number: u64,
-        audit: Audit,
-        now: Instant,
-        rng: &mut fastrand::Rng,
-    ) {
-        let Some(ask) = lane.ask.take_if(|ask| ask.number == number) else { return };
-        if self.known.as_ref().is_some_and(|known| known.cluster != audit.cluster) {
-            return self.restart(lane, ReadCause::NewCluster, now);
-        }
-        // It was read after `ask.proven` had been, and linearizably: no member that lags behind can have answered.
-        if audit.revision < ask.proven {
-            return self.restart(lane, ReadCause::Regression, now);
-        }
-        if ask.overdue {
-            // The stream did not answer and the store does: a proxy that does not pass progress requests on.
-            lane.proofs = Proofs::Audit;
-        }
-        lane.target = Some(Target { audit, until: now + self.settings.proof_timeout });
-        self.aim(lane, now, rng);
-    }
-
-    /// Looks whether what came fulfils the audit.
-    fn aim(&mut self, lane: &mut Lane, now: Instant, rng: &mut fastrand::Rng) {
-        let Some(target) = &lane.target else { return };
-        let revision = target.audit.revision;
-        if revision < self.proven() {
-            // Proven in another way in the meantime.
-            lane.target = None;
-            lane.next_proof = lane.next_proof.min(now);
-        } else if let Some(known) = &self.known
-            && known.complete(&lane.pending.scopes, &target.audit)
-        {
-            // What came and went unseen is in no audit: this is the state at its revision, and perhaps at none before.
-            self.prove(lane, revision, Some(revision), now, rng);
-        }
-    }
-
-    /// All changes up to `revision` have come on this lane. They are told as the state at `as_of`, or else at the last
-    /// of them.
-    fn prove(
-        &mut self,
-        lane: &mut Lane,
-        revision: i64,
-        as_of: Option<i64>,
-        now: Instant,
-        rng: &mut fastrand::Rng,
-    ) {
-        let Some(known) = &mut self.known else { return };
-        let changes = lane.pending.split(known.proven, revision);
-        known.apply(&changes);
-        known.proven = known.proven.max(revision);
-        let (proven, largest) = (known.proven, known.largest());
-        self.settle_on(lane);
-        self.announce(lane);
-        if let Some(last) = changes.last() {
-            let (revision, at) = (as_of.unwrap_or(last.revision), lane.first.unwrap_or(now));
-            self.last_told = Some(now);
-            self.tell(Event::Changed { revision, changes: changes.into_iter().map(change).collect(), at });
-        }
-        self.tell(Event::Proven { revision: proven, at: now });
-        self.backoff.reset();
-        lane.ask = None;
-        lane.target.take_if(|target| target.audit.revision <= proven);
-        (lane.suspicious, lane.fresh) = (false, false);
-        // Not all instances at once.
-        let interval = self.settings.proof_interval;
-        lane.next_proof = now + interval.mul_f64(0.75 + rng.f64() / 4.0);
-        let waiting = !lane.pending.is_empty();
-        lane.first = waiting.then_some(now);
-        lane.settle = waiting.then(|| now + self.settings.gather);
-        if largest > self.settings.max_keys {
-            // The read will say so.
-            self.restart(lane, ReadCause::Lost, now);
-        }
-    }
-
     /// What is due on a lane; a failure ends it.
     pub(super) fn lane_time(&mut self, lane: &mut Lane, now: Instant) -> Option<Failure> {
         if !lane.is_live() {
             return self.phase_time(lane, now);
         }
         if let Some(target) = lane.target.take_if(|target| target.until <= now) {
-            if lane.fresh {
+            if lane.unchecked.is_some() {
                 let ahead = self.known.as_ref().is_some_and(|known| known.is_ahead_of(&target.audit));
                 let cause = if ahead { ReadCause::Regression } else { ReadCause::Lost };
                 // What the store holds cannot come of what we know and what it tells.
@@ -233,24 +123,26 @@ impl Watcher {
             }
             self.suspect(lane, now);
         }
-        if lane.is_overdue(now, self.settings.proof_timeout) {
+        if lane.is_overdue(now) {
             if let Some(ask) = &mut lane.ask {
                 ask.overdue = true;
             }
-            if let (Proofs::Progress, Some(ask)) = (lane.proofs, lane.ask) {
-                self.say(Action::Audit(lane.id, ask.number, ask.proven));
+            if let Some(ask) = lane.ask.filter(|ask| ask.what == Asked::Progress) {
+                self.ask_again(lane, ask);
             }
             self.suspect(lane, now);
         }
         if lane.wants_proof(now) {
             lane.settle = None;
-            self.asked += 1;
-            let proven = self.proven();
-            lane.ask = Some(Ask { number: self.asked, at: now, proven, overdue: false });
-            self.say(match lane.proofs {
-                Proofs::Progress => Action::Progress(lane.id),
-                Proofs::Audit => Action::Audit(lane.id, self.asked, proven),
-            });
+            let what = match lane.unchecked {
+                Some(unchecked) if unchecked.due <= now || !lane.pending.is_empty() => {
+                    Asked::Check(unchecked.since)
+                }
+                _ if lane.proofs == Proofs::Progress => Asked::Progress,
+                _ if lane.pending.is_empty() && !lane.moved => Asked::Glance,
+                _ => Asked::Count,
+            };
+            self.ask(lane, what, now);
         }
         None
     }
@@ -265,7 +157,7 @@ impl Watcher {
                 return None;
             }
             Phase::Dialing => (Lost::Connect, "no connection"),
-            Phase::Probing | Phase::Reading(_) => (Lost::Stalled, "no answer"),
+            Phase::Probing | Phase::Checking | Phase::Reading(_) => (Lost::Stalled, "no answer"),
             Phase::Opening | Phase::Live => (Lost::Stalled, "the watch was not opened"),
         };
         let text = format!("{}: {what} in time", self.endpoint(lane));
@@ -318,7 +210,7 @@ impl Watcher {
                 self.step_failed(lane, step, &failure, now)
             }
             (FailureKind::Compacted, Step::Watch) => {
-                self.restart(lane, ReadCause::Compaction, now);
+                self.compacted(lane, 0, now);
                 None
             }
             (FailureKind::Compacted, Step::Page) => {
@@ -345,6 +237,9 @@ impl Watcher {
                 lane.ask = None;
                 lane.redo = None;
                 lane.next_proof = now + self.settings.proof_timeout;
+                if let Some(unchecked) = &mut lane.unchecked {
+                    unchecked.due = unchecked.due.max(lane.next_proof);
+                }
                 if !std::mem::replace(&mut lane.suspicious, true) {
                     self.dial_at.get_or_insert(now);
                     self.disconnected(lane.member, cause, failure.text.clone());

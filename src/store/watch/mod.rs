@@ -4,14 +4,16 @@
 //! returns [`Action`]s. So compaction, cancellation, a stall and a store that runs backwards are plain tests.
 //!
 //! A *lane* is one connection to one member. Its life: dial, authenticate, probe (which store is this, and how far is
-//! it?), read everything where that must be, open the watch, live. There is one lane, and a second one while the first
+//! it?), read everything where that must be, open the watch, live. What another lane had proven is gone on from, but
+//! nothing that was written since is taken before an audit has shown that this is the same store's history. There is one lane, and a second one while the first
 //! is under suspicion; the first is dropped when the second has proven itself, never before.
 //!
 //! Three watches share a stream, one for each scope, and each tells its own part of a revision. So a revision is
 //! complete only when all three are known to be past it. That is *proven* in one of three ways:
 //! - all three have told something at or after it;
 //! - the stream's progress says so, on servers whose progress can be trusted;
-//! - an [`Audit`] agrees with what came: see there.
+//! - an [`Audit`] agrees with what came: see there; or the store's revision is the proven one, so that nothing at all has
+//!   been written.
 //!
 //! What is told is complete to a proven revision, and the watch resumes after it. Everything is read again only when
 //! what we have not seen is compacted, the store is another one or ran backwards, or the watch was refused.
@@ -19,6 +21,7 @@
 mod known;
 mod lane;
 mod live;
+mod proof;
 mod timing;
 mod words;
 
@@ -31,11 +34,11 @@ use std::time::Instant;
 
 pub use known::MAX_VALUE_BYTES;
 use known::{Known, Next, Reading};
-use lane::{Lane, Phase, Proofs};
+use lane::{Lane, Phase, Proofs, Unchecked};
 pub use timing::Settings;
 use timing::{Backoff, Budget, part};
 pub use words::{
-    Action, Audit, Entry, Failure, FailureKind, Input, LaneId, Message, Page, PageRequest, Seen, Step,
+    Action, Audit, Entry, Failure, FailureKind, Head, Input, LaneId, Message, Page, PageRequest, Seen, Step,
     Version,
 };
 
@@ -111,8 +114,11 @@ impl Watcher {
             Input::Authenticated(id) => {
                 self.with(id, |this, lane| this.authenticated(lane, now));
             }
-            Input::Probed(id, version, audit) => {
-                self.with(id, |this, lane| this.probed(lane, version, audit, now));
+            Input::Probed(id, version, head) => {
+                self.with(id, |this, lane| this.probed(lane, version, head, now));
+            }
+            Input::Glanced(id, number, head) => {
+                self.with(id, |this, lane| this.glanced(lane, number, head, now, rng));
             }
             Input::Audited(id, number, audit) => {
                 self.with(id, |this, lane| this.audited(lane, number, audit, now, rng));
@@ -143,9 +149,8 @@ impl Watcher {
 
     /// When [`Input::Tick`] is due, if nothing else happens before.
     pub fn deadline(&self) -> Option<Instant> {
-        let timeout = self.settings.proof_timeout;
         let lanes = [&self.main, &self.spare].into_iter().flatten();
-        lanes.filter_map(|lane| lane.deadline(timeout)).chain(self.dial_at).min()
+        lanes.filter_map(Lane::deadline).chain(self.dial_at).min()
     }
 
     /// Calls `f` with the lane of this id, taken out of its place; it is put back where it was, or where it belongs
@@ -228,13 +233,14 @@ impl Watcher {
         lane.reset();
         lane.phase = Phase::Probing;
         lane.until = now + self.settings.call_timeout;
+        lane.unchecked = None;
         lane.probed_at = self.proven();
         if self.has_user && lane.authenticated.is_none() {
             lane.redo = Some(Step::Probe);
             lane.authenticated = Some(now);
             self.say(Action::Authenticate(lane.id));
         } else {
-            self.say(Action::Probe(lane.id, lane.probed_at));
+            self.say(Action::Probe(lane.id));
         }
     }
 
@@ -249,10 +255,10 @@ impl Watcher {
             lane.until = now + self.settings.call_timeout;
         }
         match (lane.redo.take(), &lane.phase) {
-            (Some(Step::Probe), _) => self.say(Action::Probe(lane.id, lane.probed_at)),
-            (Some(Step::Audit), Phase::Live) => {
+            (Some(Step::Probe), _) => self.say(Action::Probe(lane.id)),
+            (Some(Step::Audit), Phase::Live | Phase::Checking) => {
                 if let Some(ask) = lane.ask {
-                    self.say(Action::Audit(lane.id, ask.number, ask.proven));
+                    self.ask_again(lane, ask);
                 }
             }
             (Some(Step::Page), Phase::Reading(reading)) => {
@@ -264,41 +270,32 @@ impl Watcher {
         }
     }
 
-    fn probed(&mut self, lane: &mut Lane, version: Version, audit: Audit, now: Instant) {
+    fn probed(&mut self, lane: &mut Lane, version: Version, head: Head, now: Instant) {
         if !matches!(lane.phase, Phase::Probing) {
             return;
         }
         lane.proofs = if self.settings.trust_progress { Proofs::Progress } else { Proofs::of(version) };
         let cause = match &self.known {
             None => Some(ReadCause::Start),
-            Some(known) if known.cluster != audit.cluster => Some(ReadCause::NewCluster),
-            Some(_) if audit.revision < lane.probed_at => Some(ReadCause::Regression),
+            Some(known) if known.cluster != head.cluster => Some(ReadCause::NewCluster),
+            Some(_) if head.revision < lane.probed_at => Some(ReadCause::Regression),
             Some(_) => self.must_read,
         };
         if let Some(cause) = cause {
-            return self.begin_read(lane, cause, &audit, now);
+            return self.begin_read(lane, cause, head, now);
         }
-        if let Some(known) = &mut self.known
-            && audit.revision >= known.proven
-        {
-            if known.complete(&lane.pending.scopes, &audit) {
-                // Nothing of ours has changed in between: that it may be compacted does not matter.
-                known.proven = audit.revision;
-            } else {
-                lane.target = Some(lane::Target { audit, until: now });
-            }
-        }
+        lane.unchecked = Some(Unchecked { since: lane.probed_at, due: now });
         self.open(lane, now);
     }
 
-    fn begin_read(&mut self, lane: &mut Lane, cause: ReadCause, audit: &Audit, now: Instant) {
+    fn begin_read(&mut self, lane: &mut Lane, cause: ReadCause, head: Head, now: Instant) {
         self.must_read = Some(cause);
         if let Err(at) = self.budget.take(&self.settings, now) {
             lane.phase = Phase::Waiting;
             lane.until = at;
             return;
         }
-        let reading = Reading::new(cause, audit.cluster, audit.revision, &self.settings);
+        let reading = Reading::new(cause, head.cluster, head.revision, &self.settings);
         let request = reading.request();
         lane.phase = Phase::Reading(Box::new(reading));
         lane.until = now + self.settings.page_timeout;
@@ -346,18 +343,17 @@ impl Watcher {
         self.tell(Event::Read { content, cause, at: now });
         // What another lane holds was seen by a store that is no more.
         self.settle_on(lane);
-        lane.reset();
+        lane.unchecked = None;
         self.open(lane, now);
     }
 
     /// Opens the watch after what is proven.
     fn open(&mut self, lane: &mut Lane, now: Instant) {
-        let target = lane.target.take();
         lane.reset();
-        lane.target = target;
         lane.phase = Phase::Opening;
         lane.until = now + self.settings.call_timeout;
-        self.say(Action::Watch(lane.id, self.proven() + 1));
+        lane.from = self.proven() + 1;
+        self.say(Action::Watch(lane.id, lane.from));
     }
 
     fn endpoint(&self, lane: &Lane) -> String {

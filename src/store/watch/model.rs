@@ -57,15 +57,19 @@ impl Branch {
         self.states.push(state);
     }
 
-    fn audit(&self, since: i64) -> Audit {
+    fn told_head(&self) -> Head {
+        Head { cluster: self.cluster, revision: self.head() }
+    }
+
+    fn audit(&self, since: Option<i64>) -> Audit {
         let state = self.states.last().unwrap();
         let ranges = PREFIXES.map(|prefix| {
             let ours = state.iter().filter(|(key, _)| key.starts_with(prefix));
             let revisions: Vec<i64> = ours.map(|(_, (_, revision))| *revision).collect();
             let newest = |most| revisions.iter().filter(|it| **it <= most).max().copied().unwrap_or(0);
-            Seen { newest: newest(i64::MAX), count: revisions.len() as u64, kept: newest(since) }
+            Seen { newest: newest(i64::MAX), count: revisions.len() as u64, kept: since.map_or(0, newest) }
         });
-        Audit { cluster: self.cluster, revision: self.head(), since, ranges }
+        Audit { head: self.told_head(), since, ranges }
     }
 
     fn page(&self, request: &PageRequest) -> Page {
@@ -191,9 +195,8 @@ impl World {
                 (id, Step::Dial, Input::Dialed(id))
             }
             Action::Authenticate(id) => (id, Step::Authenticate, Input::Authenticated(id)),
-            Action::Probe(id, since) => {
-                (id, Step::Probe, Input::Probed(id, self.version, branch.audit(since)))
-            }
+            Action::Probe(id) => (id, Step::Probe, Input::Probed(id, self.version, branch.told_head())),
+            Action::Glance(id, number) => (id, Step::Audit, Input::Glanced(id, number, branch.told_head())),
             Action::Audit(id, number, since) => {
                 (id, Step::Audit, Input::Audited(id, number, branch.audit(since)))
             }
@@ -307,7 +310,9 @@ impl World {
         let mut branch = self.branch().clone();
         let strange = branch.head().max(branch.strange);
         if self.rng.bool() {
-            let back = self.rng.usize(..=branch.revisions.len());
+            // Often only little is lost, so that it is as far as it was before anybody has come back to it.
+            let least = if self.rng.bool() { branch.revisions.len().saturating_sub(3) } else { 0 };
+            let back = self.rng.usize(least..=branch.revisions.len());
             branch.revisions.truncate(back);
             branch.states.truncate(back + 1);
             branch.strange = strange;

@@ -59,7 +59,7 @@ impl Rig {
     /// From the probe's answer to the opening of the watch, with the same content.
     fn read(&mut self, lane: u64, version: Version, cause: &str) {
         let id = LaneId(lane);
-        let said = self.give(Input::Probed(id, version, audit(10, 7)));
+        let said = self.give(Input::Probed(id, version, head(10)));
         assert_eq!(said, [format!("page {lane} fleet")]);
         assert_eq!(self.give(Input::Page(id, page(&[]))), [format!("page {lane} service")]);
         let one = [entry(Scope::Service, "orders/a", Some("1"), 7)];
@@ -77,24 +77,65 @@ impl Rig {
         if said == [format!("progress {lane}")] {
             assert_eq!(self.give(progress(id, 10)), ["proven 10"]);
         } else {
-            assert_eq!(said.len(), 1, "{said:?}");
-            self.audited(lane, &said[0], audit(10, 7));
+            assert_eq!(said, [format!("glance {lane} {}", self.watcher.asked)]);
+            assert_eq!(self.glanced(lane, &said[0], 10), ["proven 10"]);
         }
     }
 
     /// Answers an audit by the number that it was asked with.
     fn audited(&mut self, lane: u64, asked: &str, audit: Audit) -> Vec<String> {
-        let number = asked.rsplit(' ').next().unwrap().parse().unwrap();
-        self.give(Input::Audited(LaneId(lane), number, audit))
+        self.give(Input::Audited(LaneId(lane), number(asked), audit))
     }
+
+    fn glanced(&mut self, lane: u64, asked: &str, revision: i64) -> Vec<String> {
+        self.give(Input::Glanced(LaneId(lane), number(asked), head(revision)))
+    }
+
+    /// Lane 1 is told that what comes next is compacted, and something of ours was in it.
+    fn compacted(&mut self, told: Message) {
+        let said = self.give(Input::Message(LANE, told));
+        assert_eq!(said, [format!("check since 10 1 {}", self.watcher.asked)]);
+        assert_eq!(self.audited(1, &said[0], check(40, 30)), ["probe 1"]);
+    }
+
+    /// The store has moved on by the time of the next regular proof; what is asked for then.
+    fn moved(&mut self, revision: i64) -> String {
+        let said = self.wait(Duration::from_secs(4)).remove(0);
+        assert_eq!(said, format!("glance 1 {}", self.watcher.asked));
+        let mut said = self.glanced(1, &said, revision);
+        if said.is_empty() {
+            said = self.pass();
+        }
+        assert_eq!(said, [format!("audit 1 {}", self.watcher.asked)]);
+        said.remove(0)
+    }
+
+    /// Loses lane 1 and resumes on lane 2, where the store is at this revision; what the open lane asks for.
+    fn resumed(version: Version, revision: i64) -> (Self, Vec<String>) {
+        let mut rig = Self::live(version);
+        rig.give(failed(1, Step::Watch, BROKEN));
+        rig.pass();
+        rig.give(Input::Dialed(LaneId(2)));
+        assert_eq!(rig.give(Input::Probed(LaneId(2), version, head(revision))), ["watch 2 from 11"]);
+        rig.give(created(LaneId(2)));
+        rig.give(created(LaneId(2)));
+        let said = rig.give(created(LaneId(2)));
+        (rig, said)
+    }
+}
+
+fn number(asked: &str) -> u64 {
+    asked.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 fn say(action: &Action) -> String {
     match action {
         Action::Dial(id, _) => format!("dial {}", id.0),
         Action::Authenticate(id) => format!("authenticate {}", id.0),
-        Action::Probe(id, _) => format!("probe {}", id.0),
-        Action::Audit(id, number, _) => format!("audit {} {number}", id.0),
+        Action::Probe(id) => format!("probe {}", id.0),
+        Action::Glance(id, number) => format!("glance {} {number}", id.0),
+        Action::Audit(id, number, None) => format!("audit {} {number}", id.0),
+        Action::Audit(id, number, Some(since)) => format!("check since {since} {} {number}", id.0),
         Action::Page(id, page) => format!("page {} {}", id.0, page.scope.as_str()),
         Action::Watch(id, from) => format!("watch {} from {from}", id.0),
         Action::Progress(id) => format!("progress {}", id.0),
@@ -118,13 +159,23 @@ fn say(action: &Action) -> String {
     }
 }
 
+fn head(revision: i64) -> Head {
+    Head { cluster: 1, revision }
+}
+
 fn audit(revision: i64, newest: i64) -> Audit {
+    ranges(revision, [Seen::default(), Seen { newest, count: 1, kept: 0 }, Seen::default()])
+}
+
+/// As [`audit`], and says what is left of revision 10 and before.
+fn check(revision: i64, newest: i64) -> Audit {
     let kept = if newest <= 10 { newest } else { 0 };
-    ranges(revision, [Seen::default(), Seen { newest, count: 1, kept }, Seen::default()])
+    let service = Seen { newest, count: 1, kept };
+    Audit { since: Some(10), ..ranges(revision, [Seen::default(), service, Seen::default()]) }
 }
 
 fn ranges(revision: i64, ranges: [Seen; 3]) -> Audit {
-    Audit { cluster: 1, revision, since: 10, ranges }
+    Audit { head: head(revision), since: None, ranges }
 }
 
 fn page(items: &[Entry]) -> Page {
@@ -257,8 +308,7 @@ fn an_old_server_is_audited_and_its_progress_is_no_proof() {
 #[test]
 fn deletions_are_audited_by_their_number() {
     let mut rig = Rig::live(OLD);
-    rig.wait(Duration::from_secs(4));
-    let asked = format!("audit 1 {}", rig.watcher.asked);
+    let asked = rig.moved(20);
     let empty = ranges(20, [Seen::default(); 3]);
     assert_eq!(rig.audited(1, &asked, empty), NOTHING, "the deletion has not come");
     let gone = entry(Scope::Service, "orders/a", None, 15);
@@ -282,27 +332,64 @@ fn a_lost_connection_is_resumed_after_what_was_proven() {
     assert_eq!(said, ["close 1", "lost Broken"], "12 was not proven");
     assert_eq!(rig.pass(), ["dial 2"]);
     assert_eq!(rig.give(Input::Dialed(LaneId(2))), ["probe 2"]);
-    assert_eq!(rig.give(Input::Probed(LaneId(2), NEW, audit(12, 12))), ["watch 2 from 11"]);
-    for _ in 0..3 {
-        assert_eq!(rig.give(created(LaneId(2))), NOTHING, "the audit is still owed");
-    }
-    let said = rig.give(changed(LaneId(2), 2, &[service(12)]));
+    assert_eq!(rig.give(Input::Probed(LaneId(2), NEW, head(12))), ["watch 2 from 11"]);
+    rig.give(created(LaneId(2)));
+    rig.give(created(LaneId(2)));
+    assert_eq!(rig.give(created(LaneId(2))), ["progress 2"]);
+    assert_eq!(rig.give(changed(LaneId(2), 2, &[service(12)])), NOTHING);
+    let said = rig.give(progress(LaneId(2), 12));
+    assert_eq!(said, ["check since 10 2 4"], "nothing is taken before it is known to be the same store");
+    let said = rig.audited(2, &said[0], check(12, 12));
     assert_eq!(said, ["connected", "changed 12 [orders/a]", "proven 12"]);
 }
 
 #[test]
-fn where_nothing_of_ours_has_changed_the_watch_goes_on_from_now() {
-    let mut rig = Rig::live(NEW);
-    rig.give(failed(1, Step::Watch, BROKEN));
-    rig.pass();
-    rig.give(Input::Dialed(LaneId(2)));
-    assert_eq!(rig.give(Input::Probed(LaneId(2), NEW, audit(500, 7))), ["watch 2 from 501"]);
+fn a_store_that_stood_still_meanwhile_is_known_without_counting() {
+    for version in [NEW, OLD] {
+        let (mut rig, said) = Rig::resumed(version, 10);
+        let said = match said[0].as_str() {
+            "progress 2" => rig.give(progress(LaneId(2), 10)),
+            glance => rig.glanced(2, glance, 10),
+        };
+        assert_eq!(said, ["connected", "proven 10"]);
+        // Another one may have come to the very same revision: that is looked at later.
+        assert_eq!(rig.pass(), [format!("check since 10 2 {}", rig.watcher.asked)]);
+    }
 }
 
 #[test]
-fn another_cluster_an_older_store_and_a_compaction_are_read() {
-    let other = Audit { cluster: 2, ..audit(10, 7) };
-    for (probed, cause) in [(other, ReadCause::NewCluster), (audit(9, 7), ReadCause::Regression)] {
+fn what_moved_on_meanwhile_is_checked_and_not_by_all_at_once() {
+    let mut waits = Vec::new();
+    for seed in 0..20 {
+        let mut rig = Rig::live(NEW);
+        rig.rng = fastrand::Rng::with_seed(seed);
+        rig.watcher.settings.per_key = Duration::from_secs(1);
+        rig.give(failed(1, Step::Watch, BROKEN));
+        rig.pass();
+        rig.give(Input::Dialed(LaneId(2)));
+        rig.give(Input::Probed(LaneId(2), NEW, head(500)));
+        rig.give(created(LaneId(2)));
+        rig.give(created(LaneId(2)));
+        let (opened, said) = (rig.now, rig.give(created(LaneId(2))));
+        assert_eq!(said, ["progress 2"]);
+        assert_eq!(rig.give(progress(LaneId(2), 500)), NOTHING, "it may be another store");
+        let said = rig.pass();
+        assert_eq!(said, [format!("check since 10 2 {}", rig.watcher.asked)]);
+        waits.push(rig.now - opened);
+        assert_eq!(rig.audited(2, &said[0], check(500, 7)), ["connected", "proven 500"]);
+        assert_eq!(rig.wait(Duration::from_secs(4)), ["progress 2"], "once is enough");
+    }
+    waits.sort();
+    assert!(
+        waits[19] <= Duration::from_secs(4) && waits[19] > waits[0] + Duration::from_secs(2),
+        "{waits:?}"
+    );
+}
+
+#[test]
+fn another_cluster_and_an_older_store_are_read() {
+    let other = Head { cluster: 2, ..head(10) };
+    for (probed, cause) in [(other, ReadCause::NewCluster), (head(9), ReadCause::Regression)] {
         let mut rig = Rig::live(NEW);
         rig.give(failed(1, Step::Watch, BROKEN));
         rig.pass();
@@ -310,11 +397,35 @@ fn another_cluster_an_older_store_and_a_compaction_are_read() {
         assert_eq!(rig.give(Input::Probed(LaneId(2), NEW, probed)), ["page 2 fleet"]);
         assert_eq!(rig.watcher.must_read, Some(cause));
     }
-    let mut rig = Rig::live(NEW);
+}
+
+#[test]
+fn what_is_compacted_is_read_unless_nothing_of_ours_was_in_it() {
     // `created` and `canceled` are both true.
     let refused = Message { created: true, canceled: true, compacted: 40, ..Message::default() };
-    assert_eq!(rig.give(Input::Message(LANE, refused)), ["probe 1"]);
+    let mut rig = Rig::live(NEW);
+    rig.compacted(refused.clone());
     rig.read(1, NEW, "Compaction");
+
+    let (mut rig, _) = Rig::resumed(NEW, 500);
+    let said = rig.give(Input::Message(LaneId(2), refused.clone()));
+    assert_eq!(said, [format!("check since 10 2 {}", rig.watcher.asked)]);
+    assert_eq!(rig.audited(2, &said[0], check(500, 7)), ["watch 2 from 501"]);
+
+    let (mut rig, _) = Rig::resumed(OLD, 500);
+    rig.now += Duration::from_secs(1);
+    let said = rig.give(Input::Tick);
+    assert_eq!(said, NOTHING, "the glance is still owed");
+    let glance = format!("glance 2 {}", rig.watcher.asked);
+    let said = rig.glanced(2, &glance, 500);
+    assert_eq!(rig.audited(2, &said[0], check(500, 7)), ["connected", "proven 500"]);
+    let said = rig.give(Input::Message(LaneId(2), refused.clone()));
+    assert_eq!(said, ["watch 2 from 501"], "what was lost is proven by now");
+
+    let (mut rig, _) = Rig::resumed(NEW, 500);
+    let said = rig.give(Input::Message(LaneId(2), refused));
+    assert_eq!(rig.audited(2, &said[0], check(500, 300)), ["probe 2"]);
+    assert_eq!(rig.watcher.must_read, Some(ReadCause::Compaction));
 }
 
 #[test]
@@ -327,17 +438,16 @@ fn what_a_cluster_of_another_id_says_on_the_stream_is_not_taken() {
 
 #[test]
 fn a_store_that_was_restored_and_went_on_is_found_out() {
-    let mut rig = Rig::live(NEW);
-    rig.give(failed(1, Step::Watch, BROKEN));
-    rig.pass();
-    rig.give(Input::Dialed(LaneId(2)));
-    // Revision 12, and the newest of ours is 5: we know of 7.
-    assert_eq!(rig.give(Input::Probed(LaneId(2), NEW, audit(12, 5))), ["watch 2 from 11"]);
-    for _ in 0..3 {
-        assert_eq!(rig.give(created(LaneId(2))), NOTHING);
-    }
+    let (mut rig, _) = Rig::resumed(NEW, 12);
+    assert_eq!(rig.give(changed(LaneId(2), 1, &[fleet(12)])), NOTHING);
+    let said = rig.give(progress(LaneId(2), 12));
+    // The newest of ours that was there at revision 10 is 5: we know of 7.
+    let written = Seen { newest: 12, count: 1, kept: 0 };
+    let old = Seen { newest: 5, count: 1, kept: 5 };
+    let restored = Audit { since: Some(10), ..ranges(12, [written, old, Seen::default()]) };
+    assert_eq!(rig.audited(2, &said[0], restored), NOTHING, "what was told may still explain it");
     assert_eq!(rig.pass(), ["probe 2"], "nothing comes that would explain it");
-    rig.read(2, NEW, "Regression");
+    assert_eq!(rig.watcher.must_read, Some(ReadCause::Regression));
 }
 
 #[test]
@@ -345,14 +455,16 @@ fn a_stall_is_found_out_and_the_first_lane_is_kept_until_the_second_has_proven_i
     let mut rig = Rig::live(NEW);
     assert_eq!(rig.wait(Duration::from_secs(4)), ["progress 1"]);
     let said = rig.wait(Duration::from_millis(1500));
-    assert!(said[0].starts_with("audit 1 "), "perhaps only the progress is not answered: {said:?}");
+    assert!(said[0].starts_with("glance 1 "), "perhaps only the progress is not answered: {said:?}");
     assert_eq!(said[1..], ["lost Stalled", "dial 2"]);
     assert_eq!(rig.give(Input::Dialed(LaneId(2))), ["probe 2"]);
-    assert_eq!(rig.give(Input::Probed(LaneId(2), NEW, audit(12, 12))), ["watch 2 from 11"]);
-    for _ in 0..3 {
-        assert_eq!(rig.give(created(LaneId(2))), NOTHING);
-    }
-    let said = rig.give(changed(LaneId(2), 2, &[service(12)]));
+    assert_eq!(rig.give(Input::Probed(LaneId(2), NEW, head(12))), ["watch 2 from 11"]);
+    rig.give(created(LaneId(2)));
+    rig.give(created(LaneId(2)));
+    assert_eq!(rig.give(created(LaneId(2))), ["progress 2"]);
+    rig.give(changed(LaneId(2), 2, &[service(12)]));
+    let said = rig.give(progress(LaneId(2), 12));
+    let said = rig.audited(2, &said[0], check(12, 12));
     assert_eq!(said, ["close 1", "connected", "changed 12 [orders/a]", "proven 12"]);
 }
 
@@ -370,9 +482,12 @@ fn a_proxy_that_passes_no_progress_requests_on_is_audited_from_then_on() {
     let mut rig = Rig::live(NEW);
     rig.wait(Duration::from_secs(4));
     let said = rig.wait(Duration::from_millis(1500));
+    let said = rig.glanced(1, &said[0], 30);
+    assert_eq!(said, [format!("audit 1 {}", rig.watcher.asked)], "the store has moved on");
     assert_eq!(rig.audited(1, &said[0], audit(30, 7)), ["close 2", "connected", "proven 30"]);
     let said = rig.wait(Duration::from_secs(4));
-    assert!(said[0].starts_with("audit 1 "), "{said:?}");
+    assert!(said[0].starts_with("glance 1 "), "{said:?}");
+    assert_eq!(rig.glanced(1, &said[0], 30), ["proven 30"]);
 }
 
 #[test]
@@ -389,16 +504,39 @@ fn a_member_that_lags_behind_is_no_store_that_ran_backwards() {
 #[test]
 fn an_audit_that_is_older_than_what_was_proven_before_it_is_a_regression() {
     let mut rig = Rig::live(OLD);
+    let said = rig.moved(12);
+    assert_eq!(rig.audited(1, &said, audit(5, 3)), ["probe 1"]);
+    assert_eq!(rig.watcher.must_read, Some(ReadCause::Regression));
+    let mut rig = Rig::live(OLD);
     let said = rig.wait(Duration::from_secs(4));
-    assert_eq!(rig.audited(1, &said[0], audit(5, 3)), ["probe 1"]);
+    assert_eq!(rig.glanced(1, &said[0], 5), ["probe 1"]);
     assert_eq!(rig.watcher.must_read, Some(ReadCause::Regression));
     // The answer to a question of before is not taken for one to a question of now.
     let mut rig = Rig::live(OLD);
-    let old = rig.wait(Duration::from_secs(4)).remove(0);
+    let old = rig.moved(30);
     rig.audited(1, &old, audit(30, 7));
     rig.wait(Duration::from_secs(4));
     assert_eq!(rig.audited(1, &old, audit(20, 7)), NOTHING);
     assert_eq!(rig.watcher.must_read, None);
+}
+
+#[test]
+fn audits_that_only_time_asks_for_are_as_far_apart_as_there_are_keys() {
+    let mut rig = Rig::live(OLD);
+    rig.watcher.settings.per_key = Duration::from_secs(5);
+    let said = rig.moved(30);
+    assert_eq!(rig.audited(1, &said, audit(30, 7)), ["proven 30"]);
+    let done = rig.now;
+    let glance = rig.pass();
+    assert!(rig.now - done <= Duration::from_secs(4));
+    assert_eq!(rig.glanced(1, &glance[0], 40), NOTHING);
+    let said = rig.pass();
+    assert!(said[0].starts_with("audit 1 "), "{said:?}");
+    assert_eq!(rig.now - done, Duration::from_secs(20));
+    // What somebody waits for is asked for at once.
+    rig.audited(1, &said[0], audit(40, 7));
+    let said = rig.give(changed(LANE, 2, &[service(50)]));
+    assert!(said[0].starts_with("audit 1 "), "{said:?}");
 }
 
 #[test]
@@ -481,12 +619,12 @@ fn every_step_that_is_not_answered_is_given_up() {
     let steps: [(&str, &[Input]); 4] = [
         ("Connect", &[]),
         ("Stalled", &[Input::Dialed(LANE)]),
-        ("Stalled", &[Input::Dialed(LANE), Input::Probed(LANE, NEW, audit(10, 7))]),
+        ("Stalled", &[Input::Dialed(LANE), Input::Probed(LANE, NEW, head(10))]),
         (
             "Stalled",
             &[
                 Input::Dialed(LANE),
-                Input::Probed(LANE, NEW, audit(10, 7)),
+                Input::Probed(LANE, NEW, head(10)),
                 Input::Page(LANE, page(&[])),
                 Input::Page(LANE, page(&[])),
                 Input::Page(LANE, page(&[])),
@@ -508,7 +646,7 @@ fn pages_are_read_one_by_one_and_smaller_where_they_are_too_large() {
     let mut rig = Rig::new(1, false);
     rig.pass();
     rig.give(Input::Dialed(LANE));
-    rig.give(Input::Probed(LANE, NEW, audit(10, 7)));
+    rig.give(Input::Probed(LANE, NEW, head(10)));
     let mut limits = Vec::new();
     let too_large = failed(1, Step::Page, FailureKind::TooLarge);
     loop {
@@ -521,7 +659,7 @@ fn pages_are_read_one_by_one_and_smaller_where_they_are_too_large() {
     let mut rig = Rig::new(1, false);
     rig.pass();
     rig.give(Input::Dialed(LANE));
-    rig.give(Input::Probed(LANE, NEW, audit(10, 7)));
+    rig.give(Input::Probed(LANE, NEW, head(10)));
     let items = [entry(Scope::Fleet, "_all/a", Some("1"), 3)];
     let more = Page { more: true, ..page(&items) };
     let actions = rig.watcher.handle(Input::Page(LANE, more), rig.now, &mut rig.rng);
@@ -534,11 +672,11 @@ fn full_reads_have_a_budget() {
     let mut rig = Rig::live(NEW);
     let compacted = Message { canceled: true, compacted: 40, ..Message::default() };
     for _ in 0..2 {
-        assert_eq!(rig.give(Input::Message(LANE, compacted.clone())), ["probe 1"]);
+        rig.compacted(compacted.clone());
         rig.read(1, NEW, "Compaction");
     }
-    assert_eq!(rig.give(Input::Message(LANE, compacted)), ["probe 1"]);
-    assert_eq!(rig.give(Input::Probed(LANE, NEW, audit(10, 7))), NOTHING, "it waits, and stays connected");
+    rig.compacted(compacted);
+    assert_eq!(rig.give(Input::Probed(LANE, NEW, head(10))), NOTHING, "it waits, and stays connected");
     let before = rig.now;
     assert_eq!(rig.pass(), ["probe 1"]);
     assert!(rig.now - before > Duration::from_secs(15));
@@ -551,7 +689,7 @@ fn a_scope_of_too_many_keys_is_not_taken() {
     rig.watcher.settings.max_keys = 3;
     rig.pass();
     rig.give(Input::Dialed(LANE));
-    rig.give(Input::Probed(LANE, NEW, audit(10, 7)));
+    rig.give(Input::Probed(LANE, NEW, head(10)));
     let items: Vec<_> = (0..4).map(|n| entry(Scope::Fleet, &format!("_all/{n}"), Some("1"), 3)).collect();
     assert_eq!(rig.give(Input::Page(LANE, page(&items))), ["close 1", "lost Protocol"]);
 }
@@ -562,7 +700,7 @@ fn what_is_too_long_is_cut_and_what_is_too_much_is_told_empty() {
     rig.watcher.settings.max_bytes = 2 * MAX_VALUE_BYTES;
     rig.pass();
     rig.give(Input::Dialed(LANE));
-    rig.give(Input::Probed(LANE, NEW, audit(10, 7)));
+    rig.give(Input::Probed(LANE, NEW, head(10)));
     let long = "x".repeat(MAX_VALUE_BYTES * 2);
     let items: Vec<_> = (0..3).map(|n| entry(Scope::Fleet, &format!("_all/{n}"), Some(&long), 3)).collect();
     rig.give(Input::Page(LANE, page(&items)));
@@ -590,8 +728,9 @@ fn what_comes_for_a_lane_that_is_gone_is_nothing() {
     for input in [
         Input::Dialed(LANE),
         Input::Authenticated(LANE),
-        Input::Probed(LANE, NEW, audit(99, 99)),
+        Input::Probed(LANE, NEW, head(99)),
         Input::Audited(LANE, 1, audit(99, 99)),
+        Input::Glanced(LANE, 1, head(99)),
         Input::Page(LANE, page(&[])),
         changed(LANE, 2, &[service(99)]),
         progress(LANE, 99),

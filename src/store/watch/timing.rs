@@ -21,6 +21,9 @@ pub struct Settings {
     pub proof_interval: Duration,
     /// How long a proof may be owed before another member is asked.
     pub proof_timeout: Duration,
+    /// For each key, how much later than that an audit may be owed, which takes the store work for every key. Audits that
+    /// nothing but time asks for are spread over a multiple of it, so that they do not come all at once.
+    pub per_key: Duration,
     /// How long the changes of a burst are gathered at most.
     pub gather: Duration,
     /// Between two authentications of one connection there is at least this.
@@ -51,6 +54,7 @@ impl Default for Settings {
             page_timeout: Duration::from_secs(10),
             proof_interval: Duration::from_secs(4),
             proof_timeout: Duration::from_millis(1500),
+            per_key: Duration::from_millis(1),
             gather: Duration::from_millis(20),
             auth_interval: Duration::from_secs(1),
             page_keys: 500,

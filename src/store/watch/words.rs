@@ -55,19 +55,25 @@ pub struct Page {
     pub more: bool,
 }
 
-/// What the three ranges hold at one revision, as far as it takes a few numbers to say; read linearizably, so that no
-/// member that lags behind can answer.
-///
-/// A range's changes come in order. So whoever has seen the newest write of a range, and counts as many keys as there
-/// are, has seen everything up to that revision.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Audit {
+/// Which store this is, and how far it is; read linearizably, so that no member that lags behind can answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
     /// The cluster's id.
     pub cluster: u64,
     /// The store's revision.
     pub revision: i64,
+}
+
+/// What the three ranges hold at one revision, as far as it takes a few numbers to say; read linearizably.
+///
+/// A range's changes come in order. So whoever has seen the newest write of a range, and counts as many keys as there
+/// are, has seen everything up to that revision. It costs the store work for every key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    /// Which store, and at which revision.
+    pub head: Head,
     /// The revision that [`Seen::kept`] speaks of.
-    pub since: i64,
+    pub since: Option<i64>,
     /// For each scope, what is there.
     pub ranges: [Seen; 3],
 }
@@ -79,8 +85,8 @@ pub struct Seen {
     pub newest: i64,
     /// How many keys there are.
     pub count: u64,
-    /// The same as `newest`, of the keys that have not been written after [`Audit::since`]. In a store that was restored
-    /// and has gone on, what was written between is missing here.
+    /// The same as `newest`, of the keys that have not been written after [`Audit::since`]; 0 when that was not asked. In
+    /// a store that was restored and has gone on, what was written between is missing here.
     pub kept: i64,
 }
 
@@ -95,7 +101,9 @@ pub enum Input {
     /// The user is authenticated, or needs no authentication.
     Authenticated(LaneId),
     /// The answer to [`Action::Probe`].
-    Probed(LaneId, Version, Audit),
+    Probed(LaneId, Version, Head),
+    /// The answer to [`Action::Glance`] with this number.
+    Glanced(LaneId, u64, Head),
     /// The answer to [`Action::Audit`] with this number.
     Audited(LaneId, u64, Audit),
     /// The answer to [`Action::Page`].
@@ -119,7 +127,7 @@ pub enum Step {
     Authenticate,
     /// The probe.
     Probe,
-    /// The audit.
+    /// The glance or the audit.
     Audit,
     /// The page.
     Page,
@@ -156,10 +164,12 @@ pub enum Action {
     Dial(LaneId, usize),
     /// Get a new token.
     Authenticate(LaneId),
-    /// Ask for the version, and for an [`Audit`] since a revision.
-    Probe(LaneId, i64),
-    /// Ask for an [`Audit`] since a revision; the answer carries the number.
-    Audit(LaneId, u64, i64),
+    /// Ask for the version, and for the [`Head`].
+    Probe(LaneId),
+    /// Ask for the [`Head`]; the answer carries the number.
+    Glance(LaneId, u64),
+    /// Ask for an [`Audit`], since a revision where one is given; the answer carries the number.
+    Audit(LaneId, u64, Option<i64>),
     /// Read a page.
     Page(LaneId, PageRequest),
     /// Open one stream with a watch for each scope, from this revision on, with fragments. A stream that is open on
