@@ -2,8 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests may unwrap as tests do")]
 
-use std::path::Path;
+use std::{path::Path, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::Value as Json;
 use weir::config::{
@@ -11,13 +12,15 @@ use weir::config::{
     bootstrap::StoreSource,
     load,
     policy::{
-        BalancerPolicy, BreakerMode, BreakerWindow, EjectionState, Fallback, HealthCheck, Percent, Upstream,
+        BalancerPolicy, Breaker, BreakerMode, BreakerOverride, BreakerWindow, Ejection, EjectionState,
+        Fallback, HealthCheck, Percent, SlowStart, Target, Upstream,
     },
     schema,
 };
 
 const MINIMAL: &str = include_str!("../config/minimal.yaml");
 const ANNOTATED: &str = include_str!("../config/weir.yaml");
+const REPLICAS: &str = include_str!("../config/replicas.yaml");
 
 fn load_text(text: &[u8]) -> Loaded {
     let vars = |name: &str| match name {
@@ -41,7 +44,7 @@ fn json_of(yaml: &str) -> Option<Json> {
 
 #[test]
 fn the_files_that_are_checked_in_have_no_faults() {
-    for (name, text) in [("minimal", MINIMAL), ("weir", ANNOTATED)] {
+    for (name, text) in [("minimal", MINIMAL), ("weir", ANNOTATED), ("replicas", REPLICAS)] {
         let loaded = load_text(text.as_bytes());
         assert!(loaded.faults.is_empty(), "{name}:\n{}", loaded.render(false));
         assert!(loaded.file.is_some());
@@ -73,6 +76,25 @@ fn the_annotated_file_says_the_defaults() {
 }
 
 #[test]
+fn the_example_reads_from_replicas_and_writes_to_the_primary() {
+    let policy = load_text(REPLICAS.as_bytes()).file.unwrap().policy;
+    let name = |text: &str| Name::new(text).unwrap();
+    let target = |route: &str| policy.routes[&name(route)].target.clone();
+    assert_eq!(target("reads"), Target::Upstream(name("catalog-reads")));
+    assert_eq!(target("writes"), Target::Upstream(name("catalog-primary")));
+    // Reads are the more specific ones: a write finds no route but the other.
+    let reads = &policy.routes[&name("reads")].matches;
+    assert_eq!(reads.methods, ["GET", "HEAD", "OPTIONS"]);
+    assert_eq!(reads.host, policy.routes[&name("writes")].matches.host);
+    assert!(policy.routes[&name("writes")].matches.methods.is_empty());
+    // The primary takes reads when the replicas cannot: it is the last tier.
+    let primary = &policy.upstreams[&name("catalog-primary")].endpoints;
+    let tiers: Vec<_> = policy.upstreams[&name("catalog-reads")].endpoints.iter().map(|it| it.tier).collect();
+    assert_eq!((primary.len(), tiers), (1, vec![0, 0, 1]));
+    assert_eq!(policy.upstreams[&name("catalog-reads")].endpoints[2].address, primary[0].address);
+}
+
+#[test]
 fn the_annotated_file_has_every_field() {
     let schema = schema();
     for (name, definition) in schema["$defs"].as_object().unwrap() {
@@ -93,7 +115,7 @@ fn the_schema_takes_the_files_that_are_checked_in() {
     let schema = schema();
     jsonschema::meta::validate(&schema).expect("the schema is a schema");
     let validator = jsonschema::validator_for(&schema).unwrap();
-    for text in [MINIMAL, ANNOTATED] {
+    for text in [MINIMAL, ANNOTATED, REPLICAS] {
         let document = json_of(text).unwrap();
         let errors: Vec<_> = validator
             .iter_errors(&document)
@@ -146,12 +168,7 @@ policy:
 ";
     let loaded = load_text(text.as_bytes());
     let codes: Vec<_> = loaded.faults.iter().map(|fault| fault.code).collect();
-    assert_eq!(
-        codes,
-        [Code::LaterVersion, Code::UnknownField, Code::LaterVersion, Code::LaterVersion],
-        "{}",
-        loaded.render(false)
-    );
+    assert_eq!(codes, [Code::LaterVersion; 4], "{}", loaded.render(false));
 }
 
 // ---- what is refused
@@ -746,6 +763,652 @@ const BAD: &[Bad] = &[
         (7, 56),
         "not a header's value",
     ),
+    // balancing, discovery, health, ejection, breakers, fallbacks
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], balancer: { policy: ring_hash } }\n",
+        Code::Missing,
+        (5, 50),
+        "`key` is missing",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], balancer: { key: client } }\n",
+        Code::Conflict,
+        (5, 47),
+        "`key` is for `policy: ring_hash`",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], balancer: { policy: fastest } }\n",
+        Code::UnknownChoice,
+        (5, 50),
+        "not a balancer policy",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], balancer: { excess: 0.5% } }\n",
+        Code::OutOfBounds,
+        (5, 50),
+        "out of bounds",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], balancer: { decay: 99ms } }\n",
+        Code::OutOfBounds,
+        (5, 49),
+        "out of bounds",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], balancer: { first_estimate: 0 } }\n",
+        Code::OutOfBounds,
+        (5, 58),
+        "out of bounds",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], balancer: { failure_cost: 61m } }\n",
+        Code::OutOfBounds,
+        (5, 56),
+        "out of bounds",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], balancer: peak_ewma }\n",
+        Code::WrongType,
+        (5, 40),
+        "expected a map (balancer)",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], discover: {} }\n",
+        Code::Missing,
+        (5, 30),
+        "`dns` is missing",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], discover: a:80 }\n",
+        Code::WrongType,
+        (5, 40),
+        "expected a map (discover)",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], discover: { dns: 10.0.0.1:80 } }\n",
+        Code::BadAddress,
+        (5, 47),
+        "not a DNS name",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], discover: { dns: unix:/run/s } }\n",
+        Code::BadAddress,
+        (5, 47),
+        "not a DNS name",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], discover: { dns: a.b } }\n",
+        Code::BadAddress,
+        (5, 47),
+        "not an endpoint",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], discover: { dns: a:80, interval: 999ms } }\n",
+        Code::OutOfBounds,
+        (5, 63),
+        "out of bounds",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], discover: { dns: a:80, interval: 6m } }\n",
+        Code::Inconsistent,
+        (5, 63),
+        "longer than `max_interval` (5m)",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], slow_start: { from: 10 } }\n",
+        Code::BadUnit,
+        (5, 50),
+        "without its `%`",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], slow_start: { from: 0.99% } }\n",
+        Code::OutOfBounds,
+        (5, 50),
+        "out of bounds",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], slow_start: 61m }\n",
+        Code::OutOfBounds,
+        (5, 42),
+        "out of bounds",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], slow_start: soon }\n",
+        Code::BadValue,
+        (5, 42),
+        "not a duration",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], min_healthy: half }\n",
+        Code::BadUnit,
+        (5, 43),
+        "without its `%`",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], min_healthy: 101% }\n",
+        Code::OutOfBounds,
+        (5, 43),
+        "more than 100%",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], breaker: { slow_rate: 5%, slow_after: 0 } }\n",
+        Code::OutOfBounds,
+        (5, 68),
+        "out of bounds",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], fallback: { upstream: a b } }\n",
+        Code::BadName,
+        (5, 52),
+        "not a name",
+    ),
+    deep(UPSTREAM, "    app: { endpoints: [h:1], health: {} }\n", Code::Missing, (5, 38), "needs its kind"),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { interval: 1s } }\n",
+        Code::Missing,
+        (5, 38),
+        "needs its kind",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: /healthz }\n",
+        Code::WrongType,
+        (5, 38),
+        "expected a map or `off`",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { http: healthz } }\n",
+        Code::BadPath,
+        (5, 46),
+        "not a path to ask for",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { http: '/a b' } }\n",
+        Code::BadPath,
+        (5, 46),
+        "not a path to ask for",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { tcp: false } }\n",
+        Code::BadValue,
+        (5, 45),
+        "it is `true`",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { tls: 443 } }\n",
+        Code::BadValue,
+        (5, 45),
+        "it is `true`",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { grpc: a.B/Check } }\n",
+        Code::BadValue,
+        (5, 46),
+        "not a gRPC service",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { grpc: false } }\n",
+        Code::BadValue,
+        (5, 46),
+        "not a gRPC service",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { http: /, tcp: true } }\n",
+        Code::Conflict,
+        (5, 54),
+        "`http` and `tcp` cannot both be given",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { grpc: true, send: x } }\n",
+        Code::Conflict,
+        (5, 58),
+        "`grpc` and `send` cannot both be given",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { tls: true } }\n",
+        Code::Incomplete,
+        (5, 45),
+        "without `tls`",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { tcp: true, method: HEAD } }\n",
+        Code::Conflict,
+        (5, 59),
+        "`method` belongs to checks by `http`; this one is by `tcp`",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { grpc: true, host: a } }\n",
+        Code::Conflict,
+        (5, 58),
+        "`host` belongs to checks by `http`; this one is by `grpc`",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { send: x, expect: y, contains: z } }\n",
+        Code::Conflict,
+        (5, 70),
+        "`contains` belongs to checks by `http`; this one is by `send`",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { tcp: true, expect: 200 } }\n",
+        Code::Conflict,
+        (5, 59),
+        "`expect` belongs to checks by `http` and `send`; this one is by `tcp`",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { expect: y, method: GET } }\n",
+        Code::Conflict,
+        (5, 59),
+        "`method` belongs to checks by `http`; this one is by `expect`",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { send: x } }\n",
+        Code::Incomplete,
+        (5, 46),
+        "`send` without `expect`",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { send: x, expect: [a, b] } }\n",
+        Code::BadValue,
+        (5, 61),
+        "not several",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { send: x, expect: '' } }\n",
+        Code::BadValue,
+        (5, 57),
+        "an empty text",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { http: /, contains: '' } }\n",
+        Code::BadValue,
+        (5, 59),
+        "an empty text",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { http: /, method: HEAD, contains: a } }\n",
+        Code::Inconsistent,
+        (5, 73),
+        "no body",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { http: /, method: CONNECT } }\n",
+        Code::BadValue,
+        (5, 57),
+        "no path",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { http: /, expect: ok } }\n",
+        Code::BadValue,
+        (5, 57),
+        "not a set of statuses",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { http: /, expect: [200, 1xx] } }\n",
+        Code::OutOfBounds,
+        (5, 63),
+        "not a set of statuses",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { http: /, expect: [] } }\n",
+        Code::TooFew,
+        (5, 57),
+        "at least 1",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { http: /, port: 0 } }\n",
+        Code::OutOfBounds,
+        (5, 55),
+        "0 is out of bounds",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { http: /, interval: 99ms } }\n",
+        Code::OutOfBounds,
+        (5, 59),
+        "out of bounds",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { http: /, timeout: 6s } }\n",
+        Code::Inconsistent,
+        (5, 58),
+        "longer than `interval` (5s)",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { http: /, rise: 0 } }\n",
+        Code::OutOfBounds,
+        (5, 55),
+        "0 is out of bounds",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], health: { http: /, fall: 101 } }\n",
+        Code::OutOfBounds,
+        (5, 55),
+        "101 is out of bounds",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], ejection: maybe }\n",
+        Code::UnknownChoice,
+        (5, 40),
+        "not a state of ejection",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], ejection: { consecutive: 0, failure_rate: off } }\n",
+        Code::Incomplete,
+        (5, 55),
+        "nothing counts",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], ejection: { consecutive: -1 } }\n",
+        Code::OutOfBounds,
+        (5, 55),
+        "out of bounds",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], ejection: { failure_rate: 50 } }\n",
+        Code::BadUnit,
+        (5, 56),
+        "without its `%`",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], ejection: { base: 2m } }\n",
+        Code::Inconsistent,
+        (5, 48),
+        "longer than `max` (1m)",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], ejection: { max_share: 0% } }\n",
+        Code::OutOfBounds,
+        (5, 53),
+        "out of bounds",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], ejection: { min_requests: 0 } }\n",
+        Code::OutOfBounds,
+        (5, 56),
+        "out of bounds",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], breaker: on }\n",
+        Code::UnknownChoice,
+        (5, 39),
+        "not a mode of breakers",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], breaker: { mode: half_open } }\n",
+        Code::UnknownChoice,
+        (5, 47),
+        "not a mode of breakers",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], breaker: { window: 10 } }\n",
+        Code::Inconsistent,
+        (5, 49),
+        "smaller than `min_requests` (20)",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], breaker: { window: 100, min_requests: 101 } }\n",
+        Code::Inconsistent,
+        (5, 49),
+        "`window` (100 calls) is smaller",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], breaker: { window: 9 } }\n",
+        Code::OutOfBounds,
+        (5, 49),
+        "out of bounds",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], breaker: { window: 11m } }\n",
+        Code::OutOfBounds,
+        (5, 49),
+        "out of bounds",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], breaker: { window: 10sec } }\n",
+        Code::BadUnit,
+        (5, 49),
+        "not a unit",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], breaker: { slow_rate: 50% } }\n",
+        Code::Incomplete,
+        (5, 52),
+        "`slow_rate` without `slow_after`",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], breaker: { open_for: 90s } }\n",
+        Code::Inconsistent,
+        (5, 51),
+        "`open_for` (90s) is longer than `max_open` (1m)",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], breaker: { half_open: 0 } }\n",
+        Code::OutOfBounds,
+        (5, 52),
+        "0 is out of bounds",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], breaker: { ramp: 2h } }\n",
+        Code::OutOfBounds,
+        (5, 47),
+        "out of bounds",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], breaker: { panic: 1 } }\n",
+        Code::UnknownField,
+        (5, 41),
+        "no field `panic`",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], panic: 50% }\n",
+        Code::UnknownField,
+        (5, 30),
+        "no field `panic`",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], concurrency: { limit: 5 } }\n",
+        Code::LaterVersion,
+        (5, 30),
+        "is known",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], fallback: {} }\n",
+        Code::Missing,
+        (5, 40),
+        "needs `respond` or `upstream`",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], fallback: app }\n",
+        Code::WrongType,
+        (5, 40),
+        "expected a map (fallback)",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], fallback: { upstream: nope } }\n",
+        Code::UnknownUpstream,
+        (5, 52),
+        "no upstream `nope`",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], fallback: { upstream: app } }\n",
+        Code::Circle,
+        (5, 52),
+        "a circle of fallbacks: app → app",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], fallback: { respond: {}, upstream: app2 } }\n",
+        Code::Conflict,
+        (5, 65),
+        "cannot both be given",
+    ),
+    bad(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], fallback: { respond: { status: 100 } } }\n",
+        Code::OutOfBounds,
+        (5, 61),
+        "100 is out of bounds",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], fallback: { respond: { status: 204, body: x } } }\n",
+        Code::Inconsistent,
+        (5, 72),
+        "has no body",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], fallback: { upstream: b } }\n    b: { endpoints: [h:1], fallback: { upstream: c } }\n    c: { endpoints: [h:1], fallback: { upstream: app } }\n",
+        Code::Circle,
+        (7, 50),
+        "a circle of fallbacks: app → b → c → app",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1], fallback: { upstream: b } }\n    b: { endpoints: [h:1] }\n  plans: { p: { upstreams: { b: { fallback: { upstream: app } } } } }\n",
+        Code::Circle,
+        (7, 57),
+        "a circle of fallbacks: app → b → app",
+    ),
+    deep(
+        UPSTREAM,
+        "    app: { endpoints: [h:1] }\n    b: { endpoints: [h:1] }\n  plans:\n    p: { state: on, upstreams: { b: { fallback: { upstream: app } } } }\n    q: { state: on, upstreams: { app: { fallback: { upstream: b } } } }\n",
+        Code::Circle,
+        (9, 63),
+        "a circle of fallbacks: app → b → app",
+    ),
+    bad(
+        ROUTE,
+        "    r: { upstream: app, hedge: { after: p95 } }\n",
+        Code::LaterVersion,
+        (7, 25),
+        "`hedge` is known",
+    ),
+    deep(
+        ROUTE,
+        "    r: { upstream: app, fallback: { upstream: nope } }\n",
+        Code::UnknownUpstream,
+        (7, 47),
+        "no upstream `nope`",
+    ),
+    deep(
+        ROUTE,
+        "    r: { upstream: app, fallback: { upstream: app } }\n",
+        Code::Circle,
+        (7, 47),
+        "go to `app` in the first place",
+    ),
+    deep(
+        ROUTE,
+        "    r: { upstream: app, fallback: {} }\n",
+        Code::Missing,
+        (7, 35),
+        "needs `respond` or `upstream`",
+    ),
+    deep(
+        ROUTE,
+        "    r: { upstream: app, breaker: { window: 10, min_requests: 11 } }\n",
+        Code::Inconsistent,
+        (7, 44),
+        "smaller than `min_requests` (11)",
+    ),
+    deep(
+        ROUTE,
+        "    r: { upstream: app, breaker: { open_for: 2s, max_open: 1s } }\n",
+        Code::Inconsistent,
+        (7, 46),
+        "longer than `max_open` (1s)",
+    ),
+    bad(
+        ROUTE,
+        "    r: { upstream: app, breaker: { mode: on } }\n",
+        Code::UnknownChoice,
+        (7, 42),
+        "not a mode of breakers",
+    ),
+    bad(
+        ROUTE,
+        "    r: { upstream: app, breaker: { open_for: 0 } }\n",
+        Code::OutOfBounds,
+        (7, 46),
+        "out of bounds",
+    ),
     // limits, switches, plans
     bad(RULES, "limits: { l: {} }\n", Code::Missing, (5, 13), "`rate` is missing"),
     bad(RULES, "limits: { l: 0/s }\n", Code::OutOfBounds, (5, 16), "at least 1"),
@@ -998,6 +1661,152 @@ fn names_and_header_values_keep_how_they_were_written() {
     assert_eq!(file.bootstrap.instance.as_str(), "0123456789e1");
     let set = &file.policy.routes.values().next().unwrap().request_headers.set;
     assert_eq!(set.iter().map(|(_, value)| value.to_str().unwrap()).collect::<Vec<_>>(), ["1.10", "true"]);
+}
+
+/// The upstream `app` of a file, with these fields.
+fn upstream(fields: &str) -> Upstream {
+    let text = format!("{UPSTREAM}    app: {{ {fields} }}\n    spare: {{ endpoints: [h:1] }}\n");
+    let loaded = load_text(text.as_bytes());
+    let document = json_of(&text).unwrap();
+    assert!(
+        jsonschema::validator_for(&schema()).unwrap().is_valid(&document),
+        "{text}: the schema does not take it"
+    );
+    assert!(loaded.file.is_some(), "{text}{}", loaded.render(false));
+    let policy = loaded.file.unwrap().policy;
+    policy.upstreams.values().next().map(|app| Upstream::clone(app)).unwrap()
+}
+
+#[test]
+fn what_keeps_failures_away_is_taken_as_it_is_written() {
+    let ms = Duration::from_millis;
+    let plain = upstream("endpoints: [h:1]");
+    assert_eq!(plain.balancer.policy, BalancerPolicy::PeakEwma);
+    assert_eq!((plain.min_healthy, &plain.health, &plain.discover), (Percent::whole(50), &None, &None));
+    assert_eq!((plain.breaker.mode, plain.ejection.state), (None, EjectionState::On));
+
+    let found = upstream("discover: { dns: Shop.svc:80, interval: 1s }, min_healthy: 0%, ejection: off");
+    let discover = found.discover.as_ref().unwrap();
+    assert_eq!((&*discover.host, discover.port), ("shop.svc", 80));
+    assert_eq!((discover.interval, discover.max_interval), (ms(1000), ms(300_000)));
+    assert!(found.endpoints.is_empty() && found.ejection.state == EjectionState::Off);
+    assert_eq!(found.min_healthy, Percent::whole(0));
+
+    let ring =
+        upstream("endpoints: [h:1], balancer: { policy: ring_hash, key: [client, cookie:s], excess: 100% }");
+    assert_eq!((ring.balancer.key.len(), ring.balancer.excess), (2, Percent::ALL));
+
+    let start = |text: &str| upstream(&format!("endpoints: [h:1], slow_start: {text}")).slow_start;
+    assert_eq!((start("1m").window, start("1m").from), (ms(60_000), Percent::whole(10)));
+    assert!(["0", "off", "false", "{ window: 0 }"].iter().all(|text| start(text).window.is_zero()));
+    assert_eq!(start("{ from: 1% }"), SlowStart { from: Percent::whole(1), ..SlowStart::default() });
+
+    let ejection = |text: &str| upstream(&format!("endpoints: [h:1], ejection: {text}")).ejection;
+    assert_eq!(ejection("observe").state, EjectionState::Observe);
+    assert_eq!(ejection("true"), Ejection::default());
+    assert_eq!(ejection("{ failure_rate: off }").failure_rate, None);
+    assert_eq!(ejection("{ failure_rate: 0% }").failure_rate, None);
+    assert_eq!(ejection("{ state: off, consecutive: 0, failure_rate: off }").consecutive, 0);
+    assert_eq!(ejection("{ base: 100ms, max: 100ms, max_share: 100% }").max, ms(100));
+
+    let breaker = |text: &str| upstream(&format!("endpoints: [h:1], breaker: {text}")).breaker;
+    for (text, mode) in [
+        ("auto", BreakerMode::Auto),
+        ("open", BreakerMode::Open),
+        ("closed", BreakerMode::Closed),
+        ("off", BreakerMode::Off),
+        ("false", BreakerMode::Off),
+        ("{ mode: observe }", BreakerMode::Observe),
+    ] {
+        assert_eq!(breaker(text), Breaker { mode: Some(mode), ..Breaker::default() }, "{text}");
+    }
+    assert_eq!(breaker("{ window: 20 }").window, BreakerWindow::Calls(20));
+    assert_eq!(breaker("{ window: 10m }").window, BreakerWindow::Time(ms(600_000)));
+    let slow = breaker("{ failure_rate: off, slow_rate: 12.5%, slow_after: 1ms, open_for: 1m, ramp: off }");
+    assert_eq!((slow.failure_rate, slow.slow_rate), (None, Some(Percent::new(1250))));
+    assert_eq!(
+        (slow.slow_after, slow.open_for, slow.max_open, slow.ramp),
+        (Some(ms(1)), ms(60_000), ms(60_000), ms(0))
+    );
+
+    let spare = upstream("endpoints: [h:1], fallback: { upstream: spare }").fallback;
+    assert_eq!(spare, Some(Fallback::Upstream(Name::new("spare").unwrap())));
+    let answer = upstream("endpoints: [h:1], fallback: { respond: { status: 203, json: [] } }").fallback;
+    let Some(Fallback::Respond(answer)) = answer else { panic!("{answer:?}") };
+    assert_eq!((answer.status.as_u16(), &*answer.body, answer.headers.len()), (203, "[]", 1));
+}
+
+#[test]
+fn health_checks_are_taken_as_they_are_written() {
+    let health = |text: &str| upstream(&format!("endpoints: [h:1], tls: {{}}, health: {text}")).health;
+    let check = |text: &str| health(text).unwrap().check;
+    assert_eq!((health("off"), health("false")), (None, None));
+    assert_eq!(check("{ tcp: true }"), HealthCheck::Tcp);
+    assert_eq!(check("{ tls: true }"), HealthCheck::Tls);
+    for (text, service) in [("true", ""), ("''", ""), ("a.B", "a.B")] {
+        assert_eq!(check(&format!("{{ grpc: {text} }}")), HealthCheck::Grpc { service: Arc::from(service) });
+    }
+    let HealthCheck::Http { method, path, host, expect, contains } =
+        check("{ http: '/z?full=1', method: HEAD, host: 'a:80', expect: [204, 200-202, 203, 3xx] }")
+    else {
+        panic!("another kind")
+    };
+    assert_eq!((method.as_str(), &*path, host.unwrap().to_str().unwrap()), ("HEAD", "/z?full=1", "a:80"));
+    assert_eq!((expect, contains), (vec![200..=204, 300..=399], None));
+    let HealthCheck::Http { method, host, expect, contains, .. } = check("{ http: /, contains: 1 }") else {
+        panic!("another kind")
+    };
+    assert_eq!((method.as_str(), host, expect), ("GET", None, vec![200..=299]));
+    assert_eq!(contains.as_deref(), Some("1"));
+    for (text, sent, expected) in [
+        (r#"{ send: "PING\r\n", expect: +PONG }"#, "PING\r\n", "+PONG"),
+        (r#"{ send: "\x00\x01", expect: "\x7f" }"#, "\0\u{1}", "\u{7f}"),
+        ("{ expect: mysql }", "", "mysql"),
+        ("{ send: '', expect: 220 }", "", "220"),
+    ] {
+        let (send, expect) = (Bytes::from(sent), Bytes::from(expected));
+        assert_eq!(check(text), HealthCheck::Exchange { send, expect }, "{text}");
+    }
+    let times = |text: &str| {
+        let health = health(text).unwrap();
+        (health.interval.as_millis(), health.timeout.as_millis(), health.rise, health.fall, health.port)
+    };
+    assert_eq!(times("{ tcp: true }"), (5000, 1000, 2, 3, None));
+    // Without its own the time-out is never longer than the interval.
+    assert_eq!(times("{ tcp: true, interval: 300ms, port: 65535 }"), (300, 300, 2, 3, Some(65_535)));
+    assert_eq!(
+        times("{ tcp: true, interval: 1h, timeout: 1h, rise: 100, fall: 1 }"),
+        (3_600_000, 3_600_000, 100, 1, None)
+    );
+}
+
+#[test]
+fn a_route_says_what_is_different() {
+    let route = |fields: &str| {
+        let text = format!("{ROUTE}    r: {{ upstream: app, {fields} }}\n")
+            .replace("    app:", "    spare: { endpoints: [i:1] }\n    app:");
+        let loaded = load_text(text.as_bytes());
+        assert!(loaded.faults.iter().all(|fault| fault.code == Code::Unused), "{}", loaded.render(false));
+        assert!(jsonschema::validator_for(&schema()).unwrap().is_valid(&json_of(&text).unwrap()), "{text}");
+        loaded.file.unwrap().policy.routes.values().next().unwrap().clone()
+    };
+    let plain = route("timeout: 1s");
+    assert_eq!((&plain.breaker, &plain.fallback), (&None, &None));
+    let own = |text: &str| route(&format!("breaker: {text}")).breaker.clone().unwrap();
+    assert_eq!(own("{}"), BreakerOverride::default());
+    assert_eq!(own("open"), BreakerOverride { mode: Some(BreakerMode::Open), ..BreakerOverride::default() });
+    let some =
+        own("{ failure_rate: off, slow_rate: 5%, window: 100, min_requests: 100, half_open: 1000, ramp: 0 }");
+    assert_eq!((some.failure_rate, some.slow_rate), (Some(None), Some(Some(Percent::whole(5)))));
+    assert_eq!((some.window, some.ramp), (Some(BreakerWindow::Calls(100)), Some(Duration::ZERO)));
+    let spare = route("fallback: { upstream: spare }").fallback.clone();
+    assert_eq!(spare, Some(Fallback::Upstream(Name::new("spare").unwrap())));
+    // An upstream that is only fallen back to is used.
+    let text = format!("{ROUTE}    r: {{ upstream: app }}\n").replace(
+        "{ endpoints: [h:1] }",
+        "{ endpoints: [h:1], fallback: { upstream: spare } }\n    spare: { endpoints: [i:1] }",
+    );
+    assert!(load_text(text.as_bytes()).faults.is_empty());
 }
 
 #[test]

@@ -16,11 +16,12 @@ use super::{
     wire::{
         Cx, Wire,
         envelope::EnvelopeWire,
-        file::{EndpointWire, RouteWire, UpstreamWire},
+        file::RouteWire,
         limits::LimitWire,
         plans::{OnOff, PlanWire},
         short,
         switches::SwitchWire,
+        upstreams::{EndpointWire, UpstreamWire},
     },
     yaml,
 };
@@ -274,10 +275,9 @@ fn no_circles(policy: &Policy, patched: &BTreeMap<Name, (Arc<Upstream>, Node)>, 
     let upstream = |name: &Name| patched.get(name).map(|(it, _)| it).or_else(|| policy.upstreams.get(name));
     let next = |name: &Name| upstream(name).and_then(|it| validate::falls_back_to(it)).cloned();
     for circle in validate::circles(patched.keys(), next) {
-        let documents = circle.iter().filter_map(|name| Some((name, &patched.get(name)?.1)));
+        let mut documents = circle.iter().filter_map(|name| Some((name, &patched.get(name)?.1)));
         let fallback = |node: &Node| node.get("fallback")?.node.get("upstream").map(|it| it.node.origin);
-        let Some((name, origin)) = documents.filter_map(|(name, node)| Some((name, fallback(node)?))).next()
-        else {
+        let Some((name, origin)) = documents.find_map(|(name, node)| Some((name, fallback(node)?))) else {
             continue;
         };
         let path = format!("policy.upstreams.{name}.fallback.upstream");

@@ -29,7 +29,7 @@ use self::{
 use crate::{
     config::{Bootstrap, Documents, File, Loaded, Name, bootstrap::StoreSource},
     discovery::Discoveries,
-    health,
+    health::Standing as HealthStanding,
     listener::{Fingerprint, Listener},
     memory,
     policy::{Stamp, ejection},
@@ -323,9 +323,9 @@ pub(crate) fn bring_gauges_up_to_date(state: &State) {
 /// The one state that an endpoint counts for: what its checks say, unless its own results have taken it out.
 fn endpoint_state(endpoint: &Endpoint, now: Stamp) -> EndpointState {
     match (endpoint.health().standing(), endpoint.outlier().standing(now)) {
-        (health::Standing::Unhealthy, _) => EndpointState::Unhealthy,
+        (HealthStanding::Unhealthy, _) => EndpointState::Unhealthy,
         (_, standing) if standing != ejection::Standing::In => EndpointState::Ejected,
-        (health::Standing::Healthy, _) => EndpointState::Healthy,
-        (health::Standing::Unknown, _) => EndpointState::Unknown,
+        (HealthStanding::Healthy, _) => EndpointState::Healthy,
+        (HealthStanding::Unknown, _) => EndpointState::Unknown,
     }
 }

@@ -96,6 +96,7 @@ fn kind(wire: &HealthWire, cx: &mut Cx<'_>) -> Option<Kind> {
             None
         }
         (Some((kind, _)), None) => Some(kind),
+        (None, _) if given.iter().any(|(kind, _)| cx.is_faulty(kind.as_str())) => None,
         (None, _) if wire.expect.is_some() => Some(Kind::Exchange),
         (None, _) => {
             let here = cx.here();
@@ -178,8 +179,8 @@ fn statuses(list: &Spanned<Many<Exchanged>>, cx: &mut Cx<'_>) -> Vec<RangeInclus
     let mut joined: Vec<RangeInclusive<u16>> = Vec::with_capacity(found.len());
     for range in found {
         match joined.last_mut() {
-            Some(last) if *range.start() <= last.end().saturating_add(1) => {
-                *last = *last.start()..=*last.end().max(range.end());
+            Some(before) if *range.start() <= before.end().saturating_add(1) => {
+                *before = *before.start()..=*before.end().max(range.end());
             }
             _ => joined.push(range),
         }
@@ -213,6 +214,9 @@ fn status_range(text: &str) -> Result<RangeInclusive<u16>, Problem> {
 fn exchange(wire: &HealthWire, cx: &mut Cx<'_>) -> Option<HealthCheck> {
     let send = wire.send.as_ref().map_or("", |send| &*send.value.0);
     let Some(expect) = &wire.expect else {
+        if cx.is_faulty("expect") {
+            return None;
+        }
         let origin = wire.send.as_ref().map_or_else(|| cx.here(), |send| send.origin);
         let problem = Problem::new(Code::Incomplete, "`send` without `expect`")
             .help("say what the answer has to contain: `expect: PONG`; or check by `tcp: true`");

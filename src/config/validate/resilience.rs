@@ -27,7 +27,7 @@ use crate::config::{
 pub(super) fn balancing(wire: &BalancerWire, cx: &mut Cx<'_>) -> Balancing {
     let ring = wire.policy.value == BalancerPolicy::RingHash;
     match &wire.key {
-        None if ring => {
+        None if ring && !cx.is_faulty("key") => {
             let problem = Problem::new(Code::Missing, "`key` is missing: `ring_hash` chooses by it")
                 .help("say what belongs together: `key: header:x-user`");
             cx.problem(problem, wire.policy.origin);
@@ -97,7 +97,7 @@ pub(super) fn breaker(wire: &BreakerWire, cx: &mut Cx<'_>) -> Breaker {
     );
     let least = wire.min_requests.value.0;
     window_holds(wire.window.value, least, wire.window.origin, cx);
-    if wire.slow_rate.value.0.is_some() && wire.slow_after.is_none() {
+    if wire.slow_rate.value.0.is_some() && wire.slow_after.is_none() && !cx.is_faulty("slow_after") {
         let problem = Problem::new(Code::Incomplete, "`slow_rate` without `slow_after`")
             .help("say from when on an answer is slow: `slow_after: 500ms`");
         let origin = wire.slow_rate.origin;
@@ -153,6 +153,7 @@ pub(super) fn fallback(wire: &FallbackWire, cx: &mut Cx<'_>) -> Option<Fallback>
             cx.at("upstream", upstream.origin, |cx| cx.problem(problem, upstream.origin));
             None
         }
+        (None, None) if cx.is_faulty("upstream") || cx.is_faulty("respond") => None,
         (None, None) => {
             let here = cx.here();
             cx.problem(

@@ -15,7 +15,8 @@ use crate::config::{
     policy::{ClientTls, Endpoint, EndpointAddress, EndpointSource, Fallback, Pool, Upstream},
     wire::{
         Cx, Spanned,
-        file::{ClientTlsWire, EndpointWire, OrOff, PolicyWire, PoolWire, UpstreamWire},
+        file::{OrOff, PolicyWire},
+        upstreams::{ClientTlsWire, EndpointWire, PoolWire, UpstreamWire},
     },
 };
 

@@ -109,6 +109,14 @@ impl<'a> Cx<'a> {
         self.faults.is_full()
     }
 
+    /// Whether something is wrong with the field `name` already, so that it is there, if not in a usable way.
+    pub(crate) fn is_faulty(&mut self, name: &str) -> bool {
+        let path = self.at(name, Origin::default(), |cx| cx.path_text());
+        let inside =
+            |of: &str| of.strip_prefix(&path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        self.faults.iter().any(|fault| fault.severity == Severity::Error && inside(&fault.path))
+    }
+
     /// Where the key is written under which we are.
     pub(crate) fn here(&self) -> Origin {
         self.path.last().map_or(self.root, |step| step.key)
@@ -228,11 +236,10 @@ fn short_form(block: &str) -> Option<(&'static str, &'static str)> {
     match block {
         "listener" | "admin" | "telemetry" => Some(("{ listen: ", " }")),
         "upstream" | "etcd" => Some(("{ endpoints: [", "] }")),
-        "route" => Some(("{ upstream: ", " }")),
+        "route" | "fallback" => Some(("{ upstream: ", " }")),
         "match" => Some(("{ path: ", " }")),
         "balancer" => Some(("{ policy: ", " }")),
         "discover" => Some(("{ dns: ", " }")),
-        "fallback" => Some(("{ upstream: ", " }")),
         "log" => Some(("{ level: ", " }")),
         "store" => Some(("{ directory: ", " }")),
         "redis" => Some(("{ url: ", " }")),

@@ -25,6 +25,7 @@ pub(super) mod schema;
 pub(super) mod short;
 pub(super) mod store;
 pub(super) mod switches;
+pub(super) mod upstreams;
 
 pub(super) use context::Cx;
 pub(crate) use context::Reference;

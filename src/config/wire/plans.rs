@@ -4,10 +4,10 @@ use serde_json::{Value as Json, json};
 
 use super::{
     Cx, Defs, Shown, Table, Takes, Text, Wire, choose,
-    file::UpstreamWire,
     limits::LimitWire,
     short::{Scalar, Short, expand},
     switches::SwitchWire,
+    upstreams::UpstreamWire,
     wire,
 };
 use crate::config::{

@@ -4,8 +4,8 @@ use serde_json::{Value as Json, json};
 
 use super::{
     Cx, Defaults, Defs, List, Shown, Spanned, Takes, Text, Wire,
-    file::ClientTlsWire,
     scalars::{Delay, FilePath, Span},
+    upstreams::ClientTlsWire,
     wire,
 };
 use crate::config::{

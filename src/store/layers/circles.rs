@@ -45,12 +45,11 @@ impl Layers {
         let own = refused.find(|owner| ids.contains(owner)).or_else(|| ids.last().cloned());
         let Some(own) = own else { return };
         let fault = self.circle_fault(circle, &own);
-        match steps {
-            Some(steps) => self.refuse(steps, &own, fault.as_ref(), run),
-            None => {
-                self.uninstall(&own, run);
-                self.lose(&own, fault.as_ref(), run);
-            }
+        if let Some(steps) = steps {
+            self.refuse(steps, &own, fault.as_ref(), run);
+        } else {
+            self.uninstall(&own, run);
+            self.lose(&own, fault.as_ref(), run);
         }
     }
 

@@ -1,5 +1,7 @@
 //! What the layers promise.
 
+mod circles;
+
 use std::fmt::Write;
 
 use proptest::prelude::*;
@@ -425,7 +427,7 @@ fn unknown_fields_are_reported_and_ignored() {
     assert!(said[0].contains("`colour`") && said[0].contains("line 1, column 13"), "{said:?}");
     assert!(said[1].contains("did you mean `burst`?"), "{said:?}");
     // So is a field of a later version.
-    assert_eq!(layers.set("orders/upstreams/app", "{breaker: {mode: open}}", 4).fine().warnings.len(), 3);
+    assert_eq!(layers.set("orders/upstreams/app", "{retry: {attempts: 3}}", 4).fine().warnings.len(), 3);
 }
 
 #[test]
@@ -657,7 +659,10 @@ const GOOD: &[(&str, &[&str])] = &[
         "routes/in",
         &["{timeout: 1s}", "{upstream: inventory}", "{split: [{upstream: app}]}", "{priority: low}"],
     ),
-    ("upstreams/inventory", &["{connect_timeout: 3s}", "{pool: {max_pending: 1}}"]),
+    (
+        "upstreams/inventory",
+        &["{connect_timeout: 3s}", "{breaker: open}", "{health: {tcp: true}}", "{fallback: {upstream: app}}"],
+    ),
     ("endpoints/inventory/a", &["h:1", "{address: h:2, weight: 2}", "10.0.0.1:80"]),
     ("bypass", &["on", "off"]),
 ];
@@ -673,6 +678,10 @@ const BAD: &[(&str, &[&str])] = &[
     ("routes/in", &["{upstream: extra}", "null", "[", "{listener: x}"]),
     ("routes/new", &["{upstream: extra}", "{upstream: app}", "{timeout: 1s}"]),
     ("upstreams/extra", &["{endpoints: [h:1]}", "null", "{}", "{pool: {min_idle: 5000}}"]),
+    (
+        "upstreams/app",
+        &["{fallback: {upstream: inventory}}", "{fallback: {upstream: extra}}", "{ejection: no}"],
+    ),
     ("upstreams/inventory", &["null", "{endpoints: null}", "{endpoints: []}"]),
     ("endpoints/extra/a", &["h:1", "h"]),
     ("bypass", &["perhaps", "null"]),
