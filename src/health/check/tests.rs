@@ -418,7 +418,12 @@ async fn everything_but_tcp_goes_by_tls_where_the_upstream_has_it() {
     let (result, text) = question(HealthCheck::Tls).under(&stranger).of(address).await;
     assert!(result == HealthResult::ConnectError && text.starts_with("TLS: "), "{text}");
     assert_eq!(question(HealthCheck::Tcp).under(&stranger).of(address).await, good());
-    let (result, _) = question(HealthCheck::Tls).under(&client).of(scripted(b"x").await).await;
+    let clear = origin(|mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 400 A\r\n\r\n").await;
+        while stream.read(&mut [0; 1024]).await.unwrap_or(0) > 0 {}
+    })
+    .await;
+    let (result, _) = question(HealthCheck::Tls).under(&client).of(clear).await;
     assert_eq!(result, HealthResult::ConnectError);
 }
 
