@@ -189,6 +189,9 @@ async fn the_body_has_to_contain_what_it_should_in_its_first_64_kib() {
     };
     let check = http(200..=200, Some("status: fine"));
     assert_eq!(check.of(with_body(b"{status: fine}".to_vec()).await).await, good());
+    let parts =
+        b"HTTP/1.1 200 A\r\ntransfer-encoding: chunked\r\n\r\n9\r\nstatus: f\r\n3\r\nine\r\n0\r\n\r\n";
+    assert_eq!(check.of(scripted(parts).await).await, good(), "though it comes in two");
     let other = with_body(b"{status: bad}".to_vec()).await;
     assert_eq!(check.of(other).await, bad("the body does not contain what it should"));
     let mut long = vec![b'x'; LONGEST - 12];
@@ -418,7 +421,12 @@ async fn everything_but_tcp_goes_by_tls_where_the_upstream_has_it() {
     let (result, text) = question(HealthCheck::Tls).under(&stranger).of(address).await;
     assert!(result == HealthResult::ConnectError && text.starts_with("TLS: "), "{text}");
     assert_eq!(question(HealthCheck::Tcp).under(&stranger).of(address).await, good());
-    let (result, _) = question(HealthCheck::Tls).under(&client).of(scripted(b"x").await).await;
+    let clear = origin(|mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 400 A\r\n\r\n").await;
+        while stream.read(&mut [0; 1024]).await.unwrap_or(0) > 0 {}
+    })
+    .await;
+    let (result, _) = question(HealthCheck::Tls).under(&client).of(clear).await;
     assert_eq!(result, HealthResult::ConnectError);
 }
 
