@@ -119,7 +119,7 @@ impl App {
         let admin = side("admin", bootstrap.admin.as_ref())?;
         let telemetry = side("telemetry", bootstrap.telemetry.as_ref())?;
         pass_through(&listeners, [admin.as_ref(), telemetry.as_ref()], &metrics);
-        let mut registry = Registry::default();
+        let mut registry = Registry::new(bootstrap.zone.clone());
         let policy = Arc::new(file.policy.clone());
         let first =
             snapshot::first(&policy, &listeners, &mut registry, &metrics).map_err(StartError::Compile)?;

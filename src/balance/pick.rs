@@ -186,14 +186,16 @@ impl<'l, L: Fn(usize) -> Load<'l>, T: Fn(usize) -> bool> Choice<'_, L, T> {
         Some(if proves && (self.load)(other).latency.claim(self.ask.now) { other } else { better })
     }
 
-    /// What a request costs there, where `own` is what it counts itself; and whether that is only a guess.
+    /// What a request costs there, where `own` is what it counts itself; and whether it has something to prove. One
+    /// that never answered and is being asked has not: should it hang, one is enough.
     fn cost(&self, index: usize, own: f64) -> (f64, bool) {
         let load = (self.load)(index);
         let burden = self.rota.burden.get(index).copied().unwrap_or(0.0);
         let busy = f64::from(load.in_flight) * burden + own;
         if self.rota.policy == BalancerPolicy::PeakEwma {
             let (estimate, unproven) = load.latency.read(self.ask.now, &self.rota.terms);
-            (f64::from(estimate) * busy, unproven)
+            let asked = || load.in_flight > 0 && !load.latency.is_measured();
+            (f64::from(estimate) * busy, unproven && !asked())
         } else {
             (busy, false)
         }
@@ -224,11 +226,11 @@ impl<'l, L: Fn(usize) -> Load<'l>, T: Fn(usize) -> bool> Choice<'_, L, T> {
         self.rota.burden.get(index).map_or(f64::MAX, |burden| burden * f64::from(in_flight))
     }
 
-    /// What the mean endpoint may have in flight at most, this request included.
+    /// What the mean endpoint has in flight when it is full; exactly full is full, whatever rounding makes of it.
     fn bound(&self) -> f64 {
         let in_flight: u64 =
             self.rota.near.members().map(|index| u64::from((self.load)(index).in_flight)).sum();
-        self.rota.bound * float(in_flight + 1) / self.rota.candidates()
+        self.rota.bound * float(in_flight + 1) / self.rota.candidates() * (1.0 - 1e-9)
     }
 
     /// The one that costs least of those that were not tried, one's own zone's first. For retries only: it looks at

@@ -5,6 +5,7 @@ mod drain;
 mod live;
 mod presence;
 mod reload;
+mod upstreams;
 mod view;
 
 use std::{
@@ -27,11 +28,12 @@ use crate::{
     config::{Bootstrap, Documents, File, Loaded, Name, bootstrap::StoreSource},
     discovery::Discoveries,
     listener::{Fingerprint, Listener},
-    memory,
+    health, memory,
+    policy::{Stamp, ejection},
     readiness::Readiness,
     snapshot::Publisher,
     store::layers::Layers,
-    telemetry::{EndpointState, LogHandle, PoolState},
+    telemetry::{BreakerState, EndpointState, LogHandle, PoolState, labels::Label},
     upstream::Endpoint,
     worker::Shared,
 };
@@ -284,15 +286,38 @@ fn contents(path: &std::path::Path) -> Option<Vec<u8>> {
 
 /// Sets the gauges that nobody keeps up to date as things happen.
 pub(crate) fn bring_gauges_up_to_date(state: &State) {
-    state.shared.telemetry.metrics.upkeep(Instant::now());
-    for upstream in &state.shared.snapshot.load().upstreams {
-        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        upstream.metrics.endpoints.of(EndpointState::Unknown).set(count(upstream.candidates.len()));
+    let now = Instant::now();
+    state.shared.telemetry.metrics.upkeep(now);
+    let (snapshot, now) = (state.shared.snapshot.load(), Stamp::of(now));
+    for upstream in &snapshot.upstreams {
+        let mut states = [0_i64; EndpointState::ALL.len()];
+        for candidate in &upstream.candidates {
+            if let Some(count) = states.get_mut(endpoint_state(&candidate.endpoint, now).index()) {
+                *count += 1;
+            }
+        }
+        for state in EndpointState::ALL {
+            upstream.metrics.endpoints.of(*state).set(states.get(state.index()).copied().unwrap_or(0));
+        }
+        upstream.metrics.breaker.show(BreakerState::of(&upstream.vitals.breaker.shown(now)));
         let sum = |of: fn(&Endpoint) -> u32| upstream.candidates.iter().map(|c| of(&c.endpoint)).sum::<u32>();
         let (open, idle, connecting) =
             (sum(Endpoint::connections), sum(Endpoint::idle), sum(Endpoint::connecting));
         upstream.pool.of(PoolState::Idle).set(i64::from(idle));
         upstream.pool.of(PoolState::Connecting).set(i64::from(connecting));
         upstream.pool.of(PoolState::Active).set(i64::from(open.saturating_sub(idle)));
+    }
+    for own in snapshot.routes.iter().flat_map(|route| &route.breakers) {
+        own.metrics.show(BreakerState::of(&own.breaker.shown(now)));
+    }
+}
+
+/// The one state that an endpoint counts for: what its checks say, unless its own results have taken it out.
+fn endpoint_state(endpoint: &Endpoint, now: Stamp) -> EndpointState {
+    match (endpoint.health().standing(), endpoint.outlier().standing(now)) {
+        (health::Standing::Unhealthy, _) => EndpointState::Unhealthy,
+        (_, standing) if standing != ejection::Standing::In => EndpointState::Ejected,
+        (health::Standing::Healthy, _) => EndpointState::Healthy,
+        (health::Standing::Unknown, _) => EndpointState::Unknown,
     }
 }

@@ -7,10 +7,11 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::State;
+use super::{State, upstreams};
 use crate::{
     admin::AdminView,
     config::{Name, bootstrap::LogLevel},
+    policy::Stamp,
 };
 
 impl AdminView for State {
@@ -63,29 +64,7 @@ impl AdminView for State {
 
     fn upstreams(&self) -> Value {
         let snapshot = self.shared.snapshot.load();
-        let upstreams = snapshot.upstreams.iter().map(|upstream| {
-            let endpoints: Vec<_> = upstream
-                .candidates
-                .iter()
-                .map(|candidate| {
-                    let endpoint = &candidate.endpoint;
-                    json!({
-                        "address": endpoint.address().to_string(),
-                        "weight": candidate.config.weight,
-                        "zone": candidate.config.zone.as_ref().map(Name::as_str),
-                        "tier": candidate.config.tier,
-                        "health": "unknown",
-                        "in_flight": endpoint.in_flight(),
-                        "connections": endpoint.connections(),
-                        "idle": endpoint.idle(),
-                        "requests": endpoint.requests(),
-                        "failures": endpoint.failures(),
-                    })
-                })
-                .collect();
-            (upstream.name().to_string(), json!({ "endpoints": endpoints }))
-        });
-        Value::Object(upstreams.collect())
+        upstreams::show(&snapshot, &self.discoveries, Stamp::of(Instant::now()))
     }
 
     fn requests(&self) -> Value {

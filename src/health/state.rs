@@ -62,6 +62,8 @@ impl Standing {
 pub struct HealthState {
     /// Bits 0 and 1: the standing. The rest: since when, as a [`Stamp`]; 0 = ever since.
     word: AtomicU64,
+    /// When it last became healthy after it had been unhealthy, as a [`Stamp`]; 0 = never.
+    recovered: AtomicU64,
     /// A request has failed since the last check.
     suspect: AtomicBool,
     /// Counted up whenever the standing changes; shared by the endpoints of an upstream.
@@ -88,6 +90,12 @@ impl HealthState {
         let word = self.word.load(Ordering::Acquire);
         let since = word >> 2;
         (Standing::of_code(word & STANDING), (since > 0).then(|| Stamp::from_micros(since)))
+    }
+
+    /// When it last became healthy after it had been unhealthy.
+    pub fn recovered(&self) -> Option<Stamp> {
+        let at = self.recovered.load(Ordering::Relaxed);
+        (at > 0).then(|| Stamp::from_micros(at))
     }
 
     /// The newest result, for people. Takes a lock: not for the request path.
@@ -138,6 +146,9 @@ impl HealthState {
     }
 
     fn set(&self, standing: Standing, now: Stamp) {
+        if standing == Standing::Healthy && self.standing() == Standing::Unhealthy {
+            self.recovered.store(now.as_micros(), Ordering::Relaxed);
+        }
         // 62 bits of microseconds are 146,000 years.
         self.word.store(now.as_micros() << 2 | standing.code(), Ordering::Release);
         if let Some(version) = self.version.get() {

@@ -13,7 +13,10 @@ use super::{
     forwarded::X_REQUEST_ID,
     grpc::{self, is_grpc},
 };
-use crate::error::{ProxyError, Reason};
+use crate::{
+    config::policy::Respond,
+    error::{ProxyError, Reason},
+};
 
 /// `Proxy-Status`: who made an answer and why (RFC 9209).
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -61,6 +64,30 @@ pub fn respond(error: &ProxyError, asked: Asked<'_>) -> Response<Bytes> {
     }
     if is_final(error.reason) && !asked.retry_elsewhere {
         headers.insert(X_WEIR_RETRY, HeaderValue::from_static("no"));
+    }
+    response
+}
+
+/// The answer that policy has for a request that ended in `error`. It says in `Proxy-Status` why it is not the upstream's;
+/// what its body and the other headers say is the policy's business.
+pub fn instead(error: &ProxyError, policy: &Respond, asked: Asked<'_>) -> Response<Bytes> {
+    let body = Bytes::copy_from_slice(policy.body.as_bytes());
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = policy.status;
+    let headers = response.headers_mut();
+    for (name, value) in &policy.headers {
+        headers.append(name, value.clone());
+    }
+    headers.insert(PROXY_STATUS, proxy_status(error.reason));
+    if let Some(id) = asked.request_id {
+        headers.insert(X_REQUEST_ID, id.clone());
+    }
+    let bodiless = matches!(policy.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if !bodiless {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    }
+    if !bodiless && !asked.head {
+        *response.body_mut() = body;
     }
     response
 }

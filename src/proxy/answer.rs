@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::{attempt::Answer, exchange::Exchange, passthrough::Established};
 use crate::{
+    config::policy::Respond,
     error::{ProxyError, Reason},
     http::{
         body::{BodyError, UploadFault},
@@ -91,6 +92,23 @@ pub(super) fn made(mut exchange: Box<Exchange>, error: &ProxyError) -> Response<
     let unreadable = matches!(error.reason, Reason::Malformed | Reason::HeaderTooLarge | Reason::BodyTimeout)
         || exchange.method() == Method::CONNECT;
     let last = exchange.connection_is_leaving() || (unreadable && exchange.version() != Version::HTTP_2);
+    let connection = exchange.connection().clone();
+    let mut response = finished(head, ResponseBody::whole(body, exchange));
+    sign(&connection, response.headers_mut());
+    end_after(response, last, &connection)
+}
+
+/// The answer that policy has for when there is none.
+pub(super) fn instead(
+    mut exchange: Box<Exchange>,
+    error: &ProxyError,
+    respond: &Respond,
+) -> Response<ResponseBody> {
+    let asked = exchange.asked(error.reason);
+    let (head, body) = respond::instead(error, respond, asked).into_parts();
+    exchange.makes(error, head.status);
+    exchange.head_goes_out();
+    let last = exchange.connection_is_leaving();
     let connection = exchange.connection().clone();
     let mut response = finished(head, ResponseBody::whole(body, exchange));
     sign(&connection, response.headers_mut());

@@ -3,7 +3,7 @@
 use std::{
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ::http::{HeaderMap, Method, Response, StatusCode, Version, response::Parts};
@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::{
     answer::StreamingBody,
     exchange::Exchange,
+    judge::Stake,
     outgoing::Outgoing,
     tunnel::{Far, Tunnel},
 };
@@ -21,7 +22,9 @@ use crate::{
     error::{ProxyError, Reason},
     http::{body::UploadFault, census::Census, framing, http2, interim, upgrade, wire},
     listener::Connection,
-    snapshot::{LocalUpstream, Upstream},
+    policy::Stamp,
+    route::RequestView,
+    snapshot::{LocalUpstream, Picked, Upstream},
     telemetry::Outcome,
     upstream::{CheckoutError, ConnectError, Failure, Lease, Listen},
 };
@@ -50,25 +53,31 @@ pub(super) async fn send(
     upstream: &LocalUpstream,
     outgoing: &mut Outgoing,
 ) -> Result<Answer, ProxyError> {
-    let mut picked = None;
+    let mut begun = Instant::now();
+    let now = Stamp::of(begun);
+    let permit = exchange.admit(upstream, now)?;
+    let Some(Picked { index, stake }) = pick(exchange, upstream, now) else {
+        if let Some(permit) = permit {
+            exchange.give_back(upstream, permit, now);
+        }
+        return Err(ProxyError::new(Reason::NoHealthyEndpoint).by(upstream.name()));
+    };
+    let mut stake = permit.map(|permit| Stake { permit, endpoint: stake });
+    let mut replays = 0;
     loop {
-        // A replay stays where it was: the connection was at fault, not the endpoint.
-        let index = match picked {
-            Some(index) => index,
-            None => *picked.insert(pick(exchange, upstream)?),
-        };
-        let fresh = exchange.attempts() > 0;
-        let now = exchange.attempt_begins(upstream, index);
+        exchange.attempt_begins(upstream, index, stake.take(), begun);
         let pools = &exchange.connection().worker.pools;
         let Some(lane) = upstream.lane(pools, index, outgoing.want(exchange)) else {
             return Err(ProxyError::new(Reason::NoHealthyEndpoint).by(upstream.name()));
         };
-        let mut lease = match lane.checkout(now, fresh).await {
+        // A replay stays where it was: the connection was at fault, not the endpoint.
+        let mut lease = match lane.checkout(begun, replays > 0).await {
             Ok(lease) => lease,
             Err(error) => return Err(not_connected(exchange, upstream, &error)),
         };
         exchange.attempt_has_connection(lease.reused());
-        let may_replay = lease.reused() && exchange.attempts() <= REPLAYS;
+        exchange.was_sent(true);
+        let may_replay = lease.reused() && replays < REPLAYS;
         let mut gate = Gate::new(exchange, outgoing);
         if outgoing.upgrade.is_some() && !lease.takes_upgrades() {
             return Err(no_upgrades(exchange, upstream, lease));
@@ -93,11 +102,20 @@ pub(super) async fn send(
             }
             Err(mut failure) => {
                 let upload = exchange.flow().fault();
+                let replay =
+                    upload.is_none() && may_replay && again(exchange, outgoing, &lease, &mut failure);
+                if replay {
+                    stake = exchange.take_stake();
+                } else if replays == 0 && matches!(failure, Failure::NotSent(..)) {
+                    exchange.was_sent(false);
+                }
                 // What the client did with its body says nothing of the endpoint.
                 exchange.attempt_ends(if upload.is_some() { Outcome::Cancelled } else { Outcome::Reset });
-                if upload.is_some() || !may_replay || !again(exchange, outgoing, &lease, &mut failure) {
+                if !replay {
                     return Err(not_answered(exchange, upstream, &failure));
                 }
+                replays += 1;
+                begun = Instant::now();
             }
         }
     }
@@ -154,12 +172,21 @@ fn again(exchange: &mut Exchange, outgoing: &Outgoing, lease: &Lease, failure: &
     }
 }
 
-/// One of the upstream's candidates: its place among them.
-fn pick(exchange: &Exchange, upstream: &Upstream) -> Result<usize, ProxyError> {
-    let candidates = &upstream.candidates;
-    let load = |i: usize| candidates.get(i).map_or(u32::MAX, |candidate| candidate.endpoint.in_flight());
-    let picked = exchange.connection().worker.rng(|rng| upstream.balancer.pick(rng, load, |_| false));
-    picked.ok_or_else(|| ProxyError::new(Reason::NoHealthyEndpoint).by(upstream.name()))
+/// One of the upstream's candidates.
+fn pick(exchange: &Exchange, upstream: &LocalUpstream, now: Stamp) -> Option<Picked> {
+    let key = || {
+        let parts = &exchange.parts;
+        let request = RequestView {
+            host: exchange.host(),
+            path: parts.uri.path(),
+            query: parts.uri.query(),
+            method: &parts.method,
+            headers: &parts.headers,
+            client: exchange.client,
+        };
+        upstream.key.hash(&request, exchange.route().map(|route| &route.config.name), 0)
+    };
+    exchange.connection().worker.rng(|rng| upstream.pick(now, rng, key))
 }
 
 /// Holds back the body of a request whose client waits to be asked for it.

@@ -14,7 +14,10 @@ use hyper::{
 };
 use smallvec::SmallVec;
 
-use super::limits::TimeLimits;
+use super::{
+    judge::{Held, Stake},
+    limits::TimeLimits,
+};
 use crate::{
     config::{Name, bootstrap::Direction},
     drain,
@@ -29,6 +32,7 @@ use crate::{
         uri::Host,
     },
     listener::Connection,
+    policy::Stamp,
     proxy::Passthrough,
     snapshot::{LocalUpstream, Route, Upstream, View},
     telemetry::{Ended, Outcome, RetryOutcome, RouteMetrics},
@@ -76,13 +80,19 @@ pub(crate) struct Exchange {
     /// Weir's own share of the time to the answer's head, once that is out.
     pub(super) overhead: Option<Duration>,
     pub(super) refused_on_purpose: bool,
+    /// It goes to an upstream that another one falls back to.
+    pub(super) fell_back: bool,
+    /// Something of it may have reached an endpoint.
+    sent: bool,
 }
 
 /// One attempt to have the request answered.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    upstream: LocalUpstream,
-    candidate: usize,
+    pub(super) upstream: LocalUpstream,
+    pub(super) candidate: usize,
+    /// What its result counts for.
+    pub(super) stake: Held,
     pub(super) begun: Instant,
     pub(super) took: Duration,
     pub(super) reused: bool,
@@ -140,6 +150,8 @@ impl Exchange {
             ended_at: None,
             overhead: None,
             refused_on_purpose: false,
+            fell_back: false,
+            sent: false,
             parts,
             connection,
         })
@@ -253,18 +265,39 @@ impl Exchange {
         self.attempts.len()
     }
 
-    /// An attempt begins, for one of an upstream's candidates; returns when.
-    pub(super) fn attempt_begins(&mut self, upstream: &LocalUpstream, candidate: usize) -> Instant {
-        let begun = Instant::now();
+    /// An attempt begins, for one of an upstream's candidates.
+    pub(super) fn attempt_begins(
+        &mut self,
+        upstream: &LocalUpstream,
+        candidate: usize,
+        stake: Option<Stake>,
+        begun: Instant,
+    ) {
         self.attempts.push(Attempt {
             upstream: upstream.clone(),
             candidate,
+            stake: stake.map_or(Held::Nothing, Held::Own),
             begun,
             took: Duration::ZERO,
             reused: false,
             outcome: None,
         });
-        begun
+    }
+
+    /// The request goes to another upstream, which the last one falls back to.
+    pub(super) fn falls_back(&mut self, upstream: &LocalUpstream) {
+        self.fell_back = true;
+        self.upstream = Some(upstream.clone());
+    }
+
+    /// Whether an endpoint may have some of the request.
+    pub(super) fn was_sent(&mut self, sent: bool) {
+        self.sent = sent;
+    }
+
+    /// Whether no endpoint can have anything of the request.
+    pub(super) fn nothing_was_sent(&self) -> bool {
+        !self.sent
     }
 
     pub(super) fn attempt_has_connection(&mut self, reused: bool) {
@@ -282,6 +315,7 @@ impl Exchange {
         }
         attempt.outcome = Some(outcome);
         attempt.took = attempt.begun.elapsed();
+        let now = Stamp::of(attempt.begun).after(attempt.took);
         let failed = !matches!(outcome, Outcome::Success | Outcome::Cancelled | Outcome::PoolFull);
         if failed && !self.refused_on_purpose {
             attempt.endpoint().inspect(|endpoint| endpoint.failed());
@@ -293,6 +327,7 @@ impl Exchange {
                 upstream.metrics.retries.of(result).increment(1);
             }
         }
+        self.judge_outcome(outcome, now);
     }
 
     /// The endpoint's answer has begun.
@@ -306,12 +341,18 @@ impl Exchange {
             Outcome::Success
         };
         self.attempt_ends(outcome);
-        if let (Some(upstream), Some(attempt)) = (&self.upstream, self.attempts.last()) {
-            upstream.metrics.duration.record(attempt.took);
-        }
         self.status = Some(status);
         if has.any(census::GRPC_STATUS) {
             self.know_grpc_status(headers);
+        }
+        let (Some(upstream), Some(attempt)) = (&self.upstream, self.attempts.last()) else { return };
+        upstream.metrics.duration.record(attempt.took);
+        if outcome == Outcome::Success {
+            let now = Stamp::of(attempt.begun).after(attempt.took);
+            if let Some(endpoint) = attempt.endpoint() {
+                endpoint.latency().sample(attempt.took, now, &upstream.terms);
+            }
+            self.judge_head(status == StatusCode::SWITCHING_PROTOCOLS, now);
         }
     }
 
@@ -405,6 +446,7 @@ impl Drop for Exchange {
         route.finished(&self.method, status, took);
         listener.request_bytes.increment(self.flow.request_bytes());
         listener.response_bytes.increment(self.flow.response_bytes());
+        self.judge_end(Stamp::of(self.started).after(took));
         if self.ended == Ended::ClientGone && (self.connection.stalled() || self.flow.stalled()) {
             self.ended = Ended::Timeout;
         }

@@ -89,6 +89,11 @@ impl TimeLimits {
         }
     }
 
+    /// Whether the deadline that the client set is over.
+    pub(super) fn client_is_late(self) -> bool {
+        self.client_by.is_some_and(|by| by <= Instant::now())
+    }
+
     /// How long nothing may move.
     pub(super) fn idle(self) -> Option<Duration> {
         self.idle

@@ -8,6 +8,8 @@
 mod answer;
 mod attempt;
 mod exchange;
+mod fallback;
+mod judge;
 mod limits;
 mod outgoing;
 mod passthrough;
@@ -44,7 +46,10 @@ pub(crate) async fn handle(mut exchange: Box<Exchange>) -> Response<ResponseBody
         Ok(Ok(answer)) => answer::forward(exchange, answer),
         Ok(Err(Instead::Tunnel(tunnel))) => answer::established(exchange, *tunnel),
         Ok(Err(Instead::AnswerHere)) => answer::here(exchange),
-        Ok(Err(Instead::Fail(error))) => answer::made(exchange, &error),
+        Ok(Err(Instead::Fail(error))) => match fallback::answer(&exchange, &error) {
+            Some(instead) => answer::instead(exchange, &error, &instead),
+            None => answer::made(exchange, &error),
+        },
         Err(panic) => {
             exchange.panicked(&panic);
             answer::made(exchange, &ProxyError::new(Reason::Internal))
@@ -87,7 +92,7 @@ async fn dispatch(exchange: &mut Exchange) -> Result<attempt::Answer, Instead> {
     let (limits, flow) = (exchange.limits, exchange.flow().clone());
     let deadlines = exchange.connection().worker.deadlines.clone();
     let sent = {
-        let sending = pin!(attempt::send(exchange, &upstream, &mut outgoing));
+        let sending = pin!(fallback::send(exchange, &upstream, &mut outgoing));
         limits.bound(&deadlines, &flow, sending).await
     };
     Ok(sent.unwrap_or_else(|reason| Err(exchange.timed_out(reason, &upstream)))?)

@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ::http::{HeaderMap, StatusCode, Version, uri::Scheme};
@@ -34,6 +34,7 @@ use crate::{
         uri::Host,
     },
     net::Socket,
+    policy::Stamp,
     route::Rewriter,
     snapshot::{LocalUpstream, Route, Target, Upstream},
     telemetry::{Metrics, RouteMetrics, UpstreamMetrics},
@@ -98,7 +99,8 @@ impl Passthrough {
     /// The upstream at `address`: the one that this worker knows, or a new one.
     fn destination(&self, exchange: &Exchange, address: EndpointAddress) -> LocalUpstream {
         let connection = exchange.connection();
-        let make = |address| Upstream::unnamed(&self.upstream, &self.connector, &self.metrics, address);
+        let now = Stamp::of(Instant::now());
+        let make = |address| Upstream::unnamed(&self.upstream, &self.connector, &self.metrics, address, now);
         let most = self.config.max_destinations;
         connection.worker.pools.destination(connection.listener.index, address, most, make)
     }
@@ -133,7 +135,14 @@ fn route(name: Name) -> Route {
     });
     // There is but one upstream for each request, so that the target means nothing.
     let rewriter = Rewriter::compile(&config);
-    Route { config, target: Target::Upstream(usize::MAX), rewriter, metrics: Vec::new() }
+    Route {
+        config,
+        target: Target::Upstream(usize::MAX),
+        rewriter,
+        metrics: Vec::new(),
+        breakers: Vec::new(),
+        fallback: None,
+    }
 }
 
 fn upstream(name: Name, connect_timeout: Duration) -> policy::Upstream {
@@ -251,7 +260,7 @@ pub(super) async fn connect(exchange: &mut Exchange) -> Result<Box<Established>,
         return Err(ProxyError::new(Reason::Internal).because("a destination without endpoint"));
     };
     let endpoint = &candidate.endpoint;
-    exchange.attempt_begins(&upstream, 0);
+    exchange.attempt_begins(&upstream, 0, None, Instant::now());
     let (limits, flow) = (exchange.limits, exchange.flow().clone());
     let deadlines = exchange.connection().worker.deadlines.clone();
     let connecting = pin!(upstream.connector.socket(endpoint.address()));

@@ -1,13 +1,20 @@
 //! From validated policy to a snapshot.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use foldhash::fast::RandomState;
 
-use super::{Candidate, Registry, Route, Snapshot, Target, Upstream};
+use super::{Candidate, Fallback, Registry, Route, RouteBreaker, Snapshot, Target, Upstream};
 use crate::{
-    balance::{Balancer, first_tier},
-    config::{Name, Policy, policy},
+    balance::{Ring, Terms, Zone},
+    config::{
+        Name, Policy,
+        bootstrap::Direction,
+        policy::{self, BalancerPolicy, BreakerMode},
+    },
     listener::Listener,
     route::{Key, Rewriter, RouteTable, split::Split},
     telemetry::{Metrics, Share},
@@ -41,25 +48,37 @@ pub(super) fn compile(
     registry: &mut Registry,
     metrics: &Metrics,
 ) -> Result<Snapshot, CompileError> {
+    let index: HashMap<&Name, usize, RandomState> =
+        policy.upstreams.keys().enumerate().map(|(i, name)| (name, i)).collect();
+    let modes = Modes::of(policy, listeners);
     let mut upstreams = Vec::with_capacity(policy.upstreams.len());
     let mut known = Known::new(&before.upstreams, |upstream| upstream.name());
     for config in policy.upstreams.values() {
+        let mode = modes.of_upstream(config);
+        let fallback = config.fallback.as_ref().map(|fallback| fallback_of(fallback, &index));
         upstreams.push(match known.find(&config.name) {
-            Some(known) if same(&known.config, config) => known.clone(),
-            _ => Arc::new(upstream(config, registry, metrics)?),
+            Some(known)
+                if same(&known.config, config) && known.mode == mode && known.fallback == fallback =>
+            {
+                known.clone()
+            }
+            _ => Arc::new(upstream(config, mode, fallback, registry, metrics)?),
         });
     }
-    let index: HashMap<&Name, usize, RandomState> =
-        policy.upstreams.keys().enumerate().map(|(i, name)| (name, i)).collect();
     let mut known = Known::new(&before.routes, |route| &route.config.name);
     let routes: Vec<_> = policy
         .routes
         .values()
         .map(|config| match known.find(&config.name) {
-            Some(known) if same(&known.config, config) && known.target.leads_to(config, &index) => {
+            Some(known)
+                if same(&known.config, config)
+                    && known.target.leads_to(config, &index)
+                    && known.falls_back_to(&index)
+                    && known.breakers_hold(&upstreams) =>
+            {
                 known.clone()
             }
-            _ => Arc::new(route(config, &index, listeners, metrics)),
+            _ => Arc::new(route(config, &index, &upstreams, listeners, registry, metrics)),
         })
         .collect();
     let tables = tables(policy, &routes, before, listeners);
@@ -67,7 +86,7 @@ pub(super) fn compile(
     for (i, upstream) in upstreams.iter().enumerate() {
         endpoints.extend(upstream.candidates.iter().map(|candidate| (candidate.endpoint.id(), i)));
     }
-    Ok(Snapshot { generation, tables, routes, upstreams, endpoints })
+    Ok(Snapshot { generation, tables, routes, upstreams, bypass: policy.bypass, endpoints })
 }
 
 /// What two documents say is the same, and nearly always they are one.
@@ -114,27 +133,107 @@ fn tables(
     listeners.iter().map(compiled).collect()
 }
 
+/// Which mode a breaker has that names none.
+struct Modes<'a> {
+    /// The upstreams that something else than inbound listeners uses.
+    outbound: HashSet<&'a Name, RandomState>,
+    /// Those that anything uses.
+    used: HashSet<&'a Name, RandomState>,
+}
+
+impl<'a> Modes<'a> {
+    fn of(policy: &'a Policy, listeners: &[Arc<Listener>]) -> Self {
+        let mut modes = Self { outbound: HashSet::default(), used: HashSet::default() };
+        for route in policy.routes.values() {
+            let wanted = route.matches.listener.as_ref();
+            let outbound = listeners.iter().any(|listener| {
+                listener.config.direction == Direction::Outbound
+                    && wanted.is_none_or(|wanted| *wanted == listener.config.name)
+            });
+            let own = match &route.target {
+                policy::Target::Upstream(name) => std::slice::from_ref(name).iter().collect::<Vec<_>>(),
+                policy::Target::Split { parts, .. } => parts.iter().map(|(name, _)| name).collect(),
+            };
+            let fallback = match &route.fallback {
+                Some(policy::Fallback::Upstream(name)) => Some(name),
+                _ => None,
+            };
+            for name in own.into_iter().chain(fallback) {
+                modes.uses(policy, name, outbound);
+            }
+        }
+        modes
+    }
+
+    /// An upstream is used, and so are those that it falls back to.
+    fn uses(&mut self, policy: &'a Policy, name: &'a Name, outbound: bool) {
+        let mut next = Some(name);
+        while let Some(name) = next {
+            let news = self.used.insert(name) | (outbound && self.outbound.insert(name));
+            let upstream = policy.upstreams.get(name).filter(|_| news);
+            next = match upstream.and_then(|upstream| upstream.fallback.as_ref()) {
+                Some(policy::Fallback::Upstream(name)) => Some(name),
+                _ => None,
+            };
+        }
+    }
+
+    /// One bad path must not close the pod: what only inbound listeners use is observed.
+    fn of_upstream(&self, config: &policy::Upstream) -> BreakerMode {
+        let inbound = self.used.contains(&config.name) && !self.outbound.contains(&config.name);
+        let default = if inbound { BreakerMode::Observe } else { BreakerMode::Auto };
+        config.breaker.mode.unwrap_or(default)
+    }
+}
+
+fn fallback_of(fallback: &policy::Fallback, upstreams: &HashMap<&Name, usize, RandomState>) -> Fallback {
+    match fallback {
+        policy::Fallback::Respond(respond) => Fallback::Respond(respond.clone()),
+        // Validation has made sure that it is there.
+        policy::Fallback::Upstream(name) => {
+            Fallback::Upstream(upstreams.get(name).copied().unwrap_or(usize::MAX))
+        }
+    }
+}
+
 fn upstream(
     config: &Arc<policy::Upstream>,
+    mode: BreakerMode,
+    fallback: Option<Fallback>,
     registry: &mut Registry,
     metrics: &Metrics,
 ) -> Result<Upstream, CompileError> {
     let connector =
         registry.connector(config).map_err(|error| CompileError::Tls(config.name.clone(), error))?;
+    let vitals = registry.vitals(config, mode);
+    let own_zone = registry.zone().cloned();
     let candidate = |endpoint: &policy::Endpoint| Candidate {
-        endpoint: registry.endpoint(config, &endpoint.address),
+        endpoint: registry.endpoint(config, &endpoint.address, &vitals),
         config: endpoint.clone(),
+        zone: match (&own_zone, &endpoint.zone) {
+            (Some(own), Some(zone)) if own == zone => Zone::Same,
+            (Some(_), Some(_)) => Zone::Other,
+            _ => Zone::Unknown,
+        },
     };
-    let candidates = config.endpoints.iter().map(candidate).collect();
-    // Nothing is known to be unhealthy in this version, so later tiers stand by.
-    let tiers: Vec<_> = config.endpoints.iter().map(|endpoint| (endpoint.tier, endpoint.weight)).collect();
+    let candidates: Vec<_> = config.endpoints.iter().map(candidate).collect();
+    let ring = (config.balancer.policy == BalancerPolicy::RingHash).then(|| {
+        let names: Vec<_> =
+            config.endpoints.iter().map(|one| (one.address.to_string(), one.weight)).collect();
+        Arc::new(Ring::build(names.iter().map(|(name, weight)| (name.as_str(), *weight))))
+    });
     let metrics = metrics.upstream(&config.name);
     Ok(Upstream {
         pool: metrics.pool.map(|gauge| Share::new(gauge.clone())),
         config: config.clone(),
         connector,
         candidates,
-        balancer: Balancer::new(config.balancer.policy, &first_tier(&tiers)),
+        vitals,
+        terms: Terms::of(&config.balancer),
+        mode,
+        key: Key::compile(&config.balancer.key),
+        ring,
+        fallback,
         metrics,
     })
 }
@@ -142,9 +241,13 @@ fn upstream(
 fn route(
     config: &Arc<policy::Route>,
     upstreams: &HashMap<&Name, usize, RandomState>,
+    compiled: &[Arc<Upstream>],
     listeners: &[Arc<Listener>],
+    registry: &mut Registry,
     metrics: &Metrics,
 ) -> Route {
+    let breakers = own_breakers(config, upstreams, compiled, registry, metrics);
+    let fallback = config.fallback.as_ref().map(|fallback| fallback_of(fallback, upstreams));
     // Validation has made sure that every name is there and that some weight is above 0.
     let find = |name: &Name| upstreams.get(name).copied().unwrap_or(usize::MAX);
     let target = match &config.target {
@@ -165,7 +268,61 @@ fn route(
             applies.then(|| metrics.route(listener, &config.name))
         })
         .collect();
-    Route { config: config.clone(), target, rewriter: Rewriter::compile(config), metrics }
+    Route { config: config.clone(), target, rewriter: Rewriter::compile(config), metrics, breakers, fallback }
+}
+
+/// The breakers that a route has for itself: one for each upstream that it uses.
+fn own_breakers(
+    config: &policy::Route,
+    upstreams: &HashMap<&Name, usize, RandomState>,
+    compiled: &[Arc<Upstream>],
+    registry: &mut Registry,
+    metrics: &Metrics,
+) -> Vec<RouteBreaker> {
+    let Some(own) = &config.breaker else { return Vec::new() };
+    let used: BTreeSet<&Name> = match &config.target {
+        policy::Target::Upstream(name) => [name].into(),
+        policy::Target::Split { parts, .. } => parts.iter().map(|(name, _)| name).collect(),
+    };
+    let found = used.into_iter().filter_map(|name| compiled.get(*upstreams.get(name)?));
+    found
+        .map(|upstream| {
+            let settings = own.over(&upstream.config.breaker);
+            let mode = settings.mode.unwrap_or(upstream.mode);
+            RouteBreaker {
+                upstream: upstream.name().clone(),
+                breaker: registry.route_breaker(&config.name, upstream.name(), &settings, mode),
+                settings: (settings, mode),
+                metrics: metrics.breaker(upstream.name(), &config.name),
+            }
+        })
+        .collect()
+}
+
+impl Route {
+    /// Whether its fallback is where the upstreams are at these positions.
+    fn falls_back_to(&self, upstreams: &HashMap<&Name, usize, RandomState>) -> bool {
+        match (&self.config.fallback, &self.fallback) {
+            (Some(policy::Fallback::Upstream(name)), Some(Fallback::Upstream(index))) => {
+                upstreams.get(name) == Some(index)
+            }
+            _ => true,
+        }
+    }
+
+    /// Whether its own breakers are what comes of its settings over those of these upstreams.
+    fn breakers_hold(&self, upstreams: &[Arc<Upstream>]) -> bool {
+        let Some(own) = &self.config.breaker else { return true };
+        self.breakers.iter().all(|breaker| {
+            let found = upstreams.binary_search_by(|upstream| upstream.name().cmp(&breaker.upstream));
+            let upstream = found.ok().and_then(|index| upstreams.get(index));
+            upstream.is_some_and(|upstream| {
+                let settings = own.over(&upstream.config.breaker);
+                let mode = settings.mode.unwrap_or(upstream.mode);
+                breaker.settings == (settings, mode)
+            })
+        })
+    }
 }
 
 impl Target {

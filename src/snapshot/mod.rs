@@ -3,28 +3,33 @@
 //! A snapshot is immutable and complete: whatever can be worked out before a request comes (tables, handles,
 //! connectors) is in it. A request takes the one that is current when it begins, and keeps it.
 
+mod changes;
 mod compile;
 mod join;
+mod local;
 mod publisher;
 mod registry;
+mod settle;
 #[cfg(test)]
 mod tests;
 
-use std::{cell::OnceCell, collections::HashMap, ops::Deref, rc::Rc, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 pub use compile::CompileError;
+pub(crate) use local::{EndpointStake, LocalUpstream, Picked, View};
 pub use publisher::{Outcome, Publisher, first};
 pub use registry::Registry;
 
 use crate::{
-    balance::Balancer,
+    balance::{Ring, Terms, Zone},
     config::{
         self, Name,
-        policy::{EndpointAddress, Pool},
+        policy::{BreakerMode, EndpointAddress, Pool},
     },
+    policy::{Stamp, breaker::Breaker, ejection::Among},
     route::{Key, Rewriter, RouteTable, split::Split},
-    telemetry::{PoolState, RouteMetrics, Share, UpstreamMetrics, labels::PerLabel},
-    upstream::{Connector, Endpoint, Lane, Pools, Want},
+    telemetry::{BreakerMetrics, PoolState, RouteMetrics, Share, UpstreamMetrics, labels::PerLabel},
+    upstream::{Connector, Endpoint, Vitals},
 };
 
 /// The policy as it is now.
@@ -38,6 +43,8 @@ pub struct Snapshot {
     pub routes: Vec<Arc<Route>>,
     /// The upstreams, in order of name.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// Every protection is off: no breaker, no ejection, no fallback.
+    pub bypass: bool,
     /// Which endpoint (by id) belongs to which upstream (by index).
     endpoints: HashMap<u64, usize, foldhash::fast::RandomState>,
 }
@@ -64,6 +71,32 @@ pub struct Route {
     pub rewriter: Rewriter,
     /// Its metrics, per listener; `None` where it does not apply.
     pub metrics: Vec<Option<Arc<RouteMetrics>>>,
+    /// Where it has breakers of its own: one for each upstream that it uses.
+    pub breakers: Vec<RouteBreaker>,
+    /// What its requests get when the upstream cannot answer; `None` = what the upstream says.
+    pub fallback: Option<Fallback>,
+}
+
+/// The breaker that a route has for its use of one upstream.
+#[derive(Debug)]
+pub struct RouteBreaker {
+    /// The upstream.
+    pub upstream: Name,
+    /// What decides.
+    pub breaker: Arc<Breaker>,
+    /// Its settings, with the mode that holds.
+    pub settings: (config::policy::Breaker, BreakerMode),
+    /// Its metrics.
+    pub metrics: Arc<BreakerMetrics>,
+}
+
+/// What a request gets when its upstream cannot answer it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fallback {
+    /// This answer.
+    Respond(config::policy::Respond),
+    /// That of another upstream, by its index in the snapshot.
+    Upstream(usize),
 }
 
 /// Where a route's requests go, as indices into the snapshot's upstreams.
@@ -91,8 +124,18 @@ pub struct Upstream {
     pub connector: Arc<Connector>,
     /// Its endpoints, in the order of the document.
     pub candidates: Vec<Candidate>,
-    /// Chooses among them.
-    pub balancer: Balancer,
+    /// What outlives the snapshot.
+    pub vitals: Arc<Vitals>,
+    /// What estimates of latency go by.
+    pub terms: Terms,
+    /// The mode of its breaker.
+    pub mode: BreakerMode,
+    /// What requests that belong together have in common; empty = nothing.
+    pub key: Key,
+    /// The ring of its endpoints, where it is balanced by one.
+    pub ring: Option<Arc<Ring>>,
+    /// What its callers get when it cannot answer.
+    pub fallback: Option<Fallback>,
     /// Its metrics.
     pub metrics: Arc<UpstreamMetrics>,
     /// Connections to its endpoints by state; set by the control side.
@@ -100,14 +143,15 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// An upstream of one endpoint that no policy names: a host that a request named. `config` says what holds for all
-    /// of its kind.
+    /// One that no policy names, with one endpoint: what a listener passes through.
     pub(crate) fn unnamed(
         config: &Arc<config::policy::Upstream>,
         connector: &Arc<Connector>,
         metrics: &Arc<UpstreamMetrics>,
         address: EndpointAddress,
+        now: Stamp,
     ) -> Self {
+        let vitals = Arc::new(Vitals::new(&config.breaker, BreakerMode::Off, now));
         let endpoint = config::policy::Endpoint {
             address: address.clone(),
             weight: 1,
@@ -115,12 +159,21 @@ impl Upstream {
             tier: 0,
             source: config::policy::EndpointSource::List,
         };
-        let candidate = Candidate { endpoint: Arc::new(Endpoint::new(address)), config: endpoint };
+        let candidate = Candidate {
+            endpoint: Arc::new(Endpoint::new(address, vitals.clone(), now)),
+            config: endpoint,
+            zone: Zone::Unknown,
+        };
         Self {
             config: config.clone(),
             connector: connector.clone(),
             candidates: vec![candidate],
-            balancer: Balancer::new(config.balancer.policy, &[1]),
+            vitals,
+            terms: Terms::of(&config.balancer),
+            mode: BreakerMode::Off,
+            key: Key::compile(&[]),
+            ring: None,
+            fallback: None,
             metrics: metrics.clone(),
             pool: metrics.pool.map(|gauge| Share::new(gauge.clone())),
         }
@@ -130,51 +183,15 @@ impl Upstream {
     pub fn name(&self) -> &Name {
         &self.config.name
     }
-}
 
-/// An upstream in the hands of one worker. What all workers share is dear to count up and down, so that a request
-/// counts here instead.
-#[derive(Debug, Clone)]
-pub(crate) struct LocalUpstream(Rc<Shared>);
-
-#[derive(Debug)]
-struct Shared {
-    upstream: Arc<Upstream>,
-    /// The lanes of its candidates, looked up once; none where candidates come and go.
-    lanes: Vec<[OnceCell<Rc<Lane>>; Want::KINDS]>,
-}
-
-impl LocalUpstream {
-    /// One that a policy names.
-    fn named(upstream: Arc<Upstream>) -> Self {
-        let lanes = upstream.candidates.iter().map(|_| Default::default()).collect();
-        Self(Rc::new(Shared { upstream, lanes }))
-    }
-
-    /// One that no policy names.
-    pub(crate) fn unnamed(upstream: Arc<Upstream>) -> Self {
-        Self(Rc::new(Shared { upstream, lanes: Vec::new() }))
-    }
-
-    /// The lane for requests that want `want` from the candidate at `index`; `None` when there is none.
-    pub(crate) fn lane(&self, pools: &Pools, index: usize, want: Want) -> Option<Rc<Lane>> {
-        let find = || Some(pools.lane(self, self.candidates.get(index)?, want));
-        let Some(known) = self.0.lanes.get(index).and_then(|kinds| kinds.get(want.index())) else {
-            return find();
-        };
-        if let Some(lane) = known.get() {
-            return Some(lane.clone());
+    /// What ejection of one of its endpoints goes by.
+    pub(crate) fn among(&self) -> Among<'_> {
+        let in_rotation = self.candidates.iter().filter(|candidate| candidate.config.weight > 0).count();
+        Among {
+            group: &self.vitals.group,
+            settings: &self.config.ejection,
+            endpoints: u32::try_from(in_rotation).unwrap_or(u32::MAX),
         }
-        let lane = find()?;
-        Some(known.get_or_init(|| lane).clone())
-    }
-}
-
-impl Deref for LocalUpstream {
-    type Target = Upstream;
-
-    fn deref(&self) -> &Upstream {
-        &self.0.upstream
     }
 }
 
@@ -185,28 +202,6 @@ pub struct Candidate {
     pub endpoint: Arc<Endpoint>,
     /// As configured.
     pub config: config::policy::Endpoint,
-}
-
-/// A snapshot with what one worker keeps beside it.
-#[derive(Debug)]
-pub(crate) struct View {
-    snapshot: Arc<Snapshot>,
-    /// Made when a request wants them first.
-    upstreams: Vec<OnceCell<LocalUpstream>>,
-}
-
-impl View {
-    pub(crate) fn new(snapshot: Arc<Snapshot>) -> Self {
-        let upstreams = snapshot.upstreams.iter().map(|_| OnceCell::new()).collect();
-        Self { snapshot, upstreams }
-    }
-
-    pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
-        &self.snapshot
-    }
-
-    pub(crate) fn upstream(&self, index: usize) -> Option<&LocalUpstream> {
-        let upstream = self.snapshot.upstreams.get(index)?;
-        Some(self.upstreams.get(index)?.get_or_init(|| LocalUpstream::named(upstream.clone())))
-    }
+    /// Where it is, seen from here.
+    pub zone: Zone,
 }

@@ -11,11 +11,13 @@ use tokio::sync::watch;
 use super::{
     CompileError, Registry, Snapshot, compile,
     join::{Discovered, join},
+    settle,
 };
 use crate::{
     config::Policy,
     discovery::Target,
     listener::Listener,
+    policy::Stamp,
     telemetry::{labels::UpdateResult, metrics::Metrics},
     worker::{Message, Shared},
 };
@@ -136,7 +138,10 @@ impl Publisher {
         let joined = join(policy, &state.discovered);
         let snapshot =
             compile::compile(generation, &joined, &before, listeners, &mut state.registry, metrics)?;
-        self.shared.snapshot.store(Arc::new(snapshot));
+        let snapshot = Arc::new(snapshot);
+        let now = Stamp::of(Instant::now());
+        settle::settle(&before, &snapshot, now);
+        self.shared.snapshot.store(snapshot);
         self.shared.tell(|| Message::NewSnapshot);
         state.retired.push(before);
         state.tidy();

@@ -3,15 +3,17 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Weak},
+    time::Instant,
 };
 
 use crate::{
     config::{
         Name,
-        policy::{ClientTls, EndpointAddress, Upstream, UpstreamProtocol},
+        policy::{self, BreakerMode, ClientTls, EndpointAddress, Upstream, UpstreamProtocol},
     },
+    policy::{Stamp, breaker::Breaker},
     tls::TlsError,
-    upstream::{Connector, Endpoint},
+    upstream::{Connector, Endpoint, Vitals},
 };
 
 /// What makes two endpoints of two snapshots the same: where it is, and how it is spoken to. Its weight, zone and
@@ -49,13 +51,60 @@ impl Transport {
 /// names any more is gone.
 #[derive(Debug, Default)]
 pub struct Registry {
+    /// The zone that this instance is in.
+    zone: Option<Name>,
+    vitals: HashMap<Name, Weak<Vitals>>,
+    /// Breakers of routes, by route and upstream.
+    breakers: HashMap<(Name, Name), Weak<Breaker>>,
     endpoints: HashMap<Identity, Weak<Endpoint>>,
     connectors: HashMap<(Name, Transport), Weak<Connector>>,
 }
 
 impl Registry {
+    /// One in which nothing is, of an instance in this zone.
+    pub fn new(zone: Option<Name>) -> Self {
+        Self { zone, ..Self::default() }
+    }
+
+    /// The zone that this instance is in.
+    pub fn zone(&self) -> Option<&Name> {
+        self.zone.as_ref()
+    }
+
+    /// What outlives snapshots of `upstream`: what is known, or new. What is known is not changed.
+    pub fn vitals(&mut self, upstream: &Upstream, mode: BreakerMode) -> Arc<Vitals> {
+        if let Some(known) = self.vitals.get(&upstream.name).and_then(Weak::upgrade) {
+            return known;
+        }
+        let vitals = Arc::new(Vitals::new(&upstream.breaker, mode, Stamp::of(Instant::now())));
+        self.vitals.insert(upstream.name.clone(), Arc::downgrade(&vitals));
+        vitals
+    }
+
+    /// The breaker of a route for its use of an upstream: the one that is known, as it is, or a new one.
+    pub fn route_breaker(
+        &mut self,
+        route: &Name,
+        upstream: &Name,
+        settings: &policy::Breaker,
+        mode: BreakerMode,
+    ) -> Arc<Breaker> {
+        let key = (route.clone(), upstream.clone());
+        if let Some(known) = self.breakers.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
+        let breaker = Arc::new(Breaker::new(settings, mode, Stamp::of(Instant::now())));
+        self.breakers.insert(key, Arc::downgrade(&breaker));
+        breaker
+    }
+
     /// The endpoint at `address` of `upstream`: the one that is known, or a new one.
-    pub fn endpoint(&mut self, upstream: &Upstream, address: &EndpointAddress) -> Arc<Endpoint> {
+    pub fn endpoint(
+        &mut self,
+        upstream: &Upstream,
+        address: &EndpointAddress,
+        vitals: &Arc<Vitals>,
+    ) -> Arc<Endpoint> {
         let identity = Identity {
             upstream: upstream.name.clone(),
             address: address.clone(),
@@ -64,7 +113,8 @@ impl Registry {
         if let Some(known) = self.endpoints.get(&identity).and_then(Weak::upgrade) {
             return known;
         }
-        let endpoint = Arc::new(Endpoint::new(address.clone()));
+        let now = Stamp::of(Instant::now());
+        let endpoint = Arc::new(Endpoint::new(address.clone(), vitals.clone(), now));
         self.endpoints.insert(identity, Arc::downgrade(&endpoint));
         endpoint
     }
@@ -87,6 +137,8 @@ impl Registry {
 
     /// Forgets what is gone.
     pub fn sweep(&mut self) {
+        self.vitals.retain(|_, known| known.strong_count() > 0);
+        self.breakers.retain(|_, known| known.strong_count() > 0);
         self.endpoints.retain(|_, known| known.strong_count() > 0);
         self.connectors.retain(|_, known| known.strong_count() > 0);
     }
@@ -134,18 +186,24 @@ mod tests {
         let mut registry = Registry::default();
         let (light, heavy, slow) = (upstream(1, 1), upstream(5, 1), upstream(1, 9));
         let address = &light.endpoints[0].address;
-        let first = registry.endpoint(&light, address);
-        assert_eq!(first.id(), registry.endpoint(&heavy, address).id());
-        assert_ne!(first.id(), registry.endpoint(&slow, address).id());
+        let vitals = registry.vitals(&light, BreakerMode::Auto);
+        let first = registry.endpoint(&light, address, &vitals);
+        assert_eq!(first.id(), registry.endpoint(&heavy, address, &vitals).id());
+        assert_ne!(first.id(), registry.endpoint(&slow, address, &vitals).id());
     }
 
     #[test]
     fn what_nobody_holds_is_forgotten() {
         let mut registry = Registry::default();
         let config = upstream(1, 1);
-        let id = registry.endpoint(&config, &config.endpoints[0].address).id();
+        let vitals = registry.vitals(&config, BreakerMode::Auto);
+        let id = registry.endpoint(&config, &config.endpoints[0].address, &vitals).id();
         registry.sweep();
         assert!(registry.endpoints.is_empty());
-        assert_ne!(registry.endpoint(&config, &config.endpoints[0].address).id(), id);
+        assert!(Arc::ptr_eq(&vitals, &registry.vitals(&config, BreakerMode::Auto)));
+        assert_ne!(registry.endpoint(&config, &config.endpoints[0].address, &vitals).id(), id);
+        drop(vitals);
+        registry.sweep();
+        assert!(registry.vitals.is_empty());
     }
 }

@@ -5,7 +5,12 @@ use std::sync::OnceLock;
 use http::{Method, StatusCode};
 
 use crate::{
+    config::policy::BreakerMode,
     error::Reason,
+    policy::{
+        breaker::{self, State},
+        ejection,
+    },
     store::{Lost, ReadCause},
 };
 
@@ -78,6 +83,84 @@ label! {
         Unhealthy = "unhealthy",
         /// Out of rotation because of its own results.
         Ejected = "ejected",
+    }
+}
+
+label! {
+    /// How a breaker stands.
+    BreakerState {
+        /// Requests pass.
+        Closed = "closed",
+        /// None do.
+        Open = "open",
+        /// A few do, to try.
+        HalfOpen = "half_open",
+        /// Set by hand: none pass.
+        ForcedOpen = "forced_open",
+        /// Set by hand: all pass.
+        ForcedClosed = "forced_closed",
+        /// It is not there.
+        Off = "off",
+    }
+}
+
+impl BreakerState {
+    /// That of a breaker.
+    pub fn of(shown: &breaker::Shown) -> Self {
+        match (shown.mode, shown.state) {
+            (BreakerMode::Open, _) => Self::ForcedOpen,
+            (BreakerMode::Closed, _) => Self::ForcedClosed,
+            (BreakerMode::Off, _) => Self::Off,
+            (_, State::Closed) => Self::Closed,
+            (_, State::Open) => Self::Open,
+            (_, State::HalfOpen) => Self::HalfOpen,
+        }
+    }
+}
+
+label! {
+    /// What a breaker changed to.
+    BreakerChange {
+        /// Requests pass again.
+        Closed = "closed",
+        /// None do any more.
+        Open = "open",
+        /// A few do, to try.
+        HalfOpen = "half_open",
+    }
+}
+
+impl From<State> for BreakerChange {
+    fn from(state: State) -> Self {
+        match state {
+            State::Closed => Self::Closed,
+            State::Open => Self::Open,
+            State::HalfOpen => Self::HalfOpen,
+        }
+    }
+}
+
+label! {
+    /// Why an endpoint was ejected.
+    EjectionCause {
+        /// So many failures in a row.
+        Consecutive = "consecutive",
+        /// Such a share of failures.
+        FailureRate = "failure_rate",
+        /// Its probe failed.
+        Probe = "probe",
+        /// It would have been, if ejection did not only observe.
+        Observed = "observed",
+    }
+}
+
+impl From<ejection::Cause> for EjectionCause {
+    fn from(cause: ejection::Cause) -> Self {
+        match cause {
+            ejection::Cause::Consecutive => Self::Consecutive,
+            ejection::Cause::FailureRate => Self::FailureRate,
+            ejection::Cause::Probe => Self::Probe,
+        }
     }
 }
 

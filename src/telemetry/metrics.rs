@@ -16,7 +16,7 @@ use super::{
     names,
     process::ProcessGauges,
     registry::Registry,
-    resources::{ListenerMetrics, OTHER, Release, RouteMetrics, UpstreamMetrics},
+    resources::{BreakerMetrics, ListenerMetrics, OTHER, Release, RouteMetrics, UpstreamMetrics},
 };
 use crate::{
     config::Name,
@@ -101,6 +101,8 @@ struct Resources {
     /// By listener.
     other_routes: BTreeMap<Name, Kept<RouteMetrics>>,
     upstreams: BTreeMap<Name, Kept<UpstreamMetrics>>,
+    /// Breakers of routes, by upstream and route.
+    breakers: BTreeMap<(Name, Name), Kept<BreakerMetrics>>,
 }
 
 #[derive(Default)]
@@ -188,6 +190,19 @@ impl Metrics {
         resources.upstreams.entry(upstream.clone()).or_insert_with(|| Kept::new(new())).touch()
     }
 
+    /// The handles of the breaker that a route has for its use of an upstream; those of the route `_other` when the limit of
+    /// series is reached.
+    pub fn breaker(&self, upstream: &Name, route: &Name) -> Arc<BreakerMetrics> {
+        let mut resources = self.resources();
+        let new = || {
+            let route = self.label_or_other(route, BreakerMetrics::lines());
+            let upstream = if route == OTHER { OTHER } else { upstream.as_str() };
+            Arc::new(BreakerMetrics::new(&self.registry, upstream, route))
+        };
+        let key = (upstream.clone(), route.clone());
+        resources.breakers.entry(key).or_insert_with(|| Kept::new(new())).touch()
+    }
+
     /// The counters of certificate reloads of a listener with TLS.
     pub fn tls_reloads(&self, listener: &Name) -> PerLabel<ReloadResult, Counter> {
         PerLabel::new(|result| self.registry.resolve(&names::TLS_RELOADS, &[listener.as_str(), result]))
@@ -219,11 +234,12 @@ impl Metrics {
     pub fn upkeep(&self, now: Instant) {
         lock(&self.watched).measure(now);
         let mut resources = self.resources();
-        let Resources { listeners, routes, other_routes, upstreams } = &mut *resources;
+        let Resources { listeners, routes, other_routes, upstreams, breakers } = &mut *resources;
         listeners.retain(|_, kept| kept.stays(now));
         routes.retain(|_, kept| kept.stays(now));
         other_routes.retain(|_, kept| kept.stays(now));
         upstreams.retain(|_, kept| kept.stays(now));
+        breakers.retain(|_, kept| kept.stays(now));
         drop(resources);
         self.registry.prune();
     }

@@ -9,10 +9,10 @@ use std::{
 use http::{Method, StatusCode};
 
 use super::{
-    cells::{Counter, Histogram, Share, UpDown},
+    cells::{Counter, Gauge, Histogram, Share, UpDown},
     labels::{
-        ConnectionEnd, ConnectionRefusal, EndpointState, Label, Outcome, PerLabel, PoolState, RetryOutcome,
-        StatusTable,
+        BreakerChange, BreakerState, ConnectionEnd, ConnectionRefusal, EjectionCause, EndpointState, Label,
+        Outcome, PerLabel, PoolState, RetryOutcome, StatusTable,
     },
     names,
     registry::Registry,
@@ -159,6 +159,37 @@ fn class_of(status: StatusCode) -> &'static str {
     }
 }
 
+/// The handles of a breaker.
+#[derive(Debug)]
+pub struct BreakerMetrics {
+    /// 1 for the state that it is in.
+    pub state: PerLabel<BreakerState, Gauge>,
+    /// How often it changed, by what to.
+    pub transitions: PerLabel<BreakerChange, Counter>,
+}
+
+impl BreakerMetrics {
+    pub(super) fn new(registry: &Registry, upstream: &str, route: &str) -> Self {
+        Self {
+            state: PerLabel::new(|state| registry.resolve(&names::BREAKER_STATE, &[upstream, route, state])),
+            transitions: PerLabel::new(|to| {
+                registry.resolve(&names::BREAKER_TRANSITIONS, &[upstream, route, to])
+            }),
+        }
+    }
+
+    /// Shows the state that it is in.
+    pub fn show(&self, state: BreakerState) {
+        for other in BreakerState::ALL {
+            self.state.of(*other).set(f64::from(u8::from(*other == state)));
+        }
+    }
+
+    pub(super) fn lines() -> usize {
+        BreakerState::ALL.len() + BreakerChange::ALL.len()
+    }
+}
+
 /// The handles of an upstream.
 #[derive(Debug)]
 pub struct UpstreamMetrics {
@@ -172,6 +203,10 @@ pub struct UpstreamMetrics {
     pub endpoints: PerLabel<EndpointState, Share>,
     /// Connections by state.
     pub pool: PerLabel<PoolState, UpDown>,
+    /// Its own breaker.
+    pub breaker: BreakerMetrics,
+    /// Endpoints that were ejected, by cause.
+    pub ejections: PerLabel<EjectionCause, Counter>,
 }
 
 impl UpstreamMetrics {
@@ -182,6 +217,8 @@ impl UpstreamMetrics {
             retries: PerLabel::new(|outcome| registry.resolve(&names::RETRIES, &[name, outcome])),
             endpoints: PerLabel::new(|state| Share::new(registry.resolve(&names::ENDPOINTS, &[name, state]))),
             pool: PerLabel::new(|state| registry.resolve(&names::POOL_CONNECTIONS, &[name, state])),
+            breaker: BreakerMetrics::new(registry, name, ""),
+            ejections: PerLabel::new(|cause| registry.resolve(&names::EJECTIONS, &[name, cause])),
         }
     }
 
@@ -191,6 +228,8 @@ impl UpstreamMetrics {
             + RetryOutcome::ALL.len()
             + EndpointState::ALL.len()
             + PoolState::ALL.len()
+            + BreakerMetrics::lines()
+            + EjectionCause::ALL.len()
     }
 }
 
@@ -202,10 +241,18 @@ pub(super) trait Release {
 
 impl Release for ListenerMetrics {}
 impl Release for RouteMetrics {}
+impl Release for BreakerMetrics {
+    fn release(&self) {
+        for state in BreakerState::ALL {
+            self.state.of(*state).set(0.0);
+        }
+    }
+}
 impl Release for UpstreamMetrics {
     fn release(&self) {
         for state in EndpointState::ALL {
             self.endpoints.of(*state).set(0);
         }
+        self.breaker.release();
     }
 }

@@ -5,7 +5,16 @@ use std::sync::{
     atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-use crate::{config::policy::EndpointAddress, health::HealthState};
+use super::Vitals;
+use crate::{
+    balance::{Latency, MemberState},
+    config::policy::EndpointAddress,
+    health::HealthState,
+    policy::{
+        Stamp,
+        ejection::{self, Outlier},
+    },
+};
 
 /// One endpoint of one upstream. It lives as long as a snapshot or a connection names it, so that its counts
 /// outlast policy changes.
@@ -22,12 +31,20 @@ pub struct Endpoint {
     failures: AtomicU64,
     /// What its active checks have found.
     health: HealthState,
+    /// What its own results say of it.
+    outlier: Outlier,
+    latency: Latency,
+    /// When its slow start begins, in microseconds; 0 = it was there from the beginning.
+    back_since: AtomicU64,
+    vitals: Arc<Vitals>,
 }
 
 impl Endpoint {
     /// A new endpoint, with an id that no other of this process has.
-    pub fn new(address: EndpointAddress) -> Self {
+    pub fn new(address: EndpointAddress, vitals: Arc<Vitals>, now: Stamp) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
+        let health = HealthState::default();
+        health.count_changes_in(vitals.changes());
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             address,
@@ -37,7 +54,11 @@ impl Endpoint {
             idle: AtomicU32::new(0),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
-            health: HealthState::default(),
+            health,
+            outlier: Outlier::new(now),
+            latency: Latency::default(),
+            back_since: AtomicU64::new(0),
+            vitals,
         }
     }
 
@@ -54,6 +75,44 @@ impl Endpoint {
     /// What its active checks have found.
     pub fn health(&self) -> &HealthState {
         &self.health
+    }
+
+    /// What its own results say of it.
+    pub fn outlier(&self) -> &Outlier {
+        &self.outlier
+    }
+
+    /// What it was seen to need for an answer.
+    pub fn latency(&self) -> &Latency {
+        &self.latency
+    }
+
+    /// The upstream that it belongs to.
+    pub fn vitals(&self) -> &Vitals {
+        &self.vitals
+    }
+
+    /// Its slow start begins now: it has come back, or joins others that were there before.
+    pub(crate) fn starts_slowly(&self, now: Stamp) {
+        self.back_since.store(now.as_micros(), Ordering::Relaxed);
+    }
+
+    /// When its slow start began; `None` = it has none.
+    pub fn back_since(&self) -> Option<Stamp> {
+        let own = self.back_since.load(Ordering::Relaxed);
+        let own = (own > 0).then(|| Stamp::from_micros(own));
+        own.max(self.health.recovered())
+    }
+
+    /// Whether requests may go to it. With `bypass` its own results do not matter.
+    pub fn member_state(&self, now: Stamp, bypass: bool) -> MemberState {
+        if !self.health.serves() {
+            MemberState::Unhealthy
+        } else if bypass || self.outlier.standing(now) == ejection::Standing::In {
+            MemberState::Ready
+        } else {
+            MemberState::Ejected
+        }
     }
 
     /// Requests that were sent to it and have not ended.

@@ -15,6 +15,7 @@ mod stack;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod vitals;
 
 pub use connector::{ConnectError, Connector};
 pub use endpoint::{Endpoint, InFlight};
@@ -24,3 +25,4 @@ pub(crate) use lane::Lane;
 pub(crate) use lease::{Failure, Lease};
 pub(crate) use pool::{Pools, Want};
 pub(crate) use queue::CheckoutError;
+pub use vitals::Vitals;

@@ -20,6 +20,7 @@
 //! (`since`, `cause`, what was seen when it opened) is relaxed, and may be of the change before for the blink of an eye.
 
 mod leases;
+mod plan;
 mod word;
 mod words;
 
@@ -41,6 +42,7 @@ use arc_swap::ArcSwap;
 
 use self::{
     leases::{Lease, Leases},
+    plan::{Memo, Plan, probes, share, window},
     word::{Machine, Parts, Word},
     words::Hold,
 };
@@ -60,9 +62,6 @@ pub const PROBE_LEASE: Duration = Duration::from_secs(30);
 /// What is refused for the moment only is told to come back after this long.
 const SOON: Duration = Duration::from_secs(1);
 
-/// The share that passes when a ramp begins, in basis points.
-const RAMP_FROM: u64 = 1000;
-
 /// The breaker of an upstream, or of a route's use of it. Shared by all workers; see the module.
 #[derive(Debug)]
 pub struct Breaker {
@@ -70,23 +69,6 @@ pub struct Breaker {
     plan: ArcSwap<Plan>,
     leases: Leases,
     memo: Memo,
-}
-
-/// What is edited.
-#[derive(Debug)]
-struct Plan {
-    settings: Settings,
-    window: Arc<Window>,
-}
-
-/// What is only shown.
-#[derive(Debug)]
-struct Memo {
-    since: AtomicU64,
-    cause: AtomicU8,
-    requests: AtomicU64,
-    failures: AtomicU64,
-    slow: AtomicU64,
 }
 
 impl Breaker {
@@ -471,44 +453,6 @@ enum Probed {
     Moved(Option<Transition>),
 }
 
-impl Plan {
-    fn is_slow(&self, took: Duration) -> bool {
-        self.settings.slow_rate.is_some() && self.settings.slow_after.is_some_and(|limit| took > limit)
-    }
-
-    fn reason_to_open(&self, seen: Totals) -> Option<Cause> {
-        if seen.requests < u64::from(self.settings.min_requests) {
-            return None;
-        }
-        let reached = |rate: Option<Percent>, bad: u64| {
-            bad > 0 && rate.is_some_and(|rate| rate.is_reached_by(bad, seen.requests))
-        };
-        if reached(self.settings.failure_rate, seen.failures) {
-            Some(Cause::FailureRate)
-        } else if reached(self.settings.slow_rate, seen.slow) {
-            Some(Cause::SlowRate)
-        } else {
-            None
-        }
-    }
-}
-
-impl Memo {
-    fn see(&self, seen: Totals) {
-        self.requests.store(seen.requests, Relaxed);
-        self.failures.store(seen.failures, Relaxed);
-        self.slow.store(seen.slow, Relaxed);
-    }
-
-    fn seen(&self) -> Totals {
-        Totals {
-            requests: self.requests.load(Relaxed),
-            failures: self.failures.load(Relaxed),
-            slow: self.slow.load(Relaxed),
-        }
-    }
-}
-
 fn permit(generation: u16, hold: Hold) -> Permit {
     Permit { generation, would_refuse: false, transition: None, hold }
 }
@@ -525,29 +469,6 @@ fn refuse(
     } else {
         Err(Refused { retry_after, why, transition })
     }
-}
-
-/// What passes at `now` of a ramp that began at `start`.
-fn share(start: Stamp, ramp: Duration, now: Stamp) -> Percent {
-    let (done, all) = (now.since(start).as_micros(), ramp.as_micros());
-    if done >= all {
-        return Percent::ALL;
-    }
-    let all_points = u64::from(Percent::ALL.points());
-    let more = u128::from(all_points - RAMP_FROM) * done / all;
-    Percent::new(u16::try_from(RAMP_FROM + u64::try_from(more).unwrap_or(0)).unwrap_or(u16::MAX))
-}
-
-fn window(kind: BreakerWindow) -> Window {
-    match kind {
-        BreakerWindow::Time(span) => Window::time(span),
-        BreakerWindow::Calls(size) => Window::calls(size),
-    }
-}
-
-/// How many probes there are.
-fn probes(settings: &Settings) -> u32 {
-    settings.half_open.clamp(1, leases::MOST)
 }
 
 fn state(machine: Machine) -> State {

@@ -39,7 +39,7 @@ impl Group {
 
     /// Whether so much fails, and not only at the endpoint that has `own`, that nobody is to be ejected.
     pub(super) fn fails_together(&self, own: Totals, now: Stamp) -> bool {
-        let all = self.results.of_all(at(0, now));
+        let all = self.results.of(at(0, now));
         let others = Totals {
             requests: all.requests.saturating_sub(own.requests),
             failures: all.failures.saturating_sub(own.failures),

@@ -20,6 +20,9 @@
 //! any order on x86. What is only shown is relaxed.
 
 mod group;
+mod tally;
+mod word;
+
 #[cfg(test)]
 mod tests;
 
@@ -31,10 +34,13 @@ use std::{
     time::Duration,
 };
 
+use self::{
+    tally::{Tally, Totals, at},
+    word::{Parts, Place},
+};
 use super::{
     Stamp, Verdict,
     pause::{MOST_DOUBLINGS, middle, pause},
-    window::{Column, Moment, SLOTS},
 };
 use crate::config::policy::{Ejection as Settings, EjectionState};
 
@@ -47,17 +53,17 @@ pub const WINDOW: Duration = Duration::from_secs(10);
 /// long harms nobody, and no endpoint stays out because of something that was never ended.
 pub const PROBE_LEASE: Duration = Duration::from_secs(30);
 
-/// One slot of the window, in microseconds.
-const SLOT: u64 = 10_000_000 / SLOTS as u64;
-
 /// An endpoint, as far as its own results go. Shared by all workers.
 #[derive(Debug)]
 pub struct Outlier {
-    /// See [`Word`].
+    /// See [`Parts`].
     word: AtomicU64,
     /// Failures in a row: 32 bits of era, 32 bits of count.
     row: AtomicU64,
+    /// What decides about it: the results of this era.
     results: Tally,
+    /// Those of all eras: its part of what the group has.
+    part: Tally,
     since: AtomicU64,
     cause: AtomicU8,
 }
@@ -167,6 +173,7 @@ impl Outlier {
             word: AtomicU64::new(parts.word()),
             row: AtomicU64::new(0),
             results: Tally::default(),
+            part: Tally::default(),
             since: AtomicU64::new(now.as_micros()),
             cause: AtomicU8::new(0),
         }
@@ -188,6 +195,12 @@ impl Outlier {
         }
     }
 
+    /// When it wants a probe, or another one should the one that is on its way be lost; `None` = it is in.
+    pub fn next_probe(&self) -> Option<Stamp> {
+        let parts = self.parts();
+        matches!(parts.place, Place::Out | Place::Probing).then_some(parts.moment)
+    }
+
     /// Takes the result of a request that was not a probe and started in that era.
     pub fn record(
         &self,
@@ -203,13 +216,14 @@ impl Outlier {
         }
         let failure = verdict == Verdict::Failure;
         among.group.record(failure, now);
+        self.part.add(at(0, now), failure);
         self.results.add(at(era.0, now), failure);
         let row = self.count_row(era.0, failure);
         if among.settings.state == EjectionState::Off {
             return None;
         }
         let cause = self.reason(among.settings, row, era.0, now)?;
-        if among.group.fails_together(self.results.of_all(at(era.0, now)), now) {
+        if among.group.fails_together(self.part.of(at(0, now)), now) {
             return None;
         }
         self.eject(among, era.0, cause, now, rng)
@@ -433,107 +447,6 @@ fn worn_off(mut ejections: u8, mut good: Duration, settings: &Settings) -> u8 {
         ejections -= 1;
     }
     ejections
-}
-
-/// Where an endpoint is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    In,
-    Out,
-    Probing,
-    /// Not in the group any more.
-    Left,
-}
-
-/// The word of an endpoint. From the lowest bit: 2 of place, 5 of ejections, 16 of era, 38 of milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Parts {
-    place: Place,
-    ejections: u8,
-    era: u16,
-    /// In: since when. Out: until when. Probing: the probe's deadline.
-    moment: Stamp,
-}
-
-impl Parts {
-    fn of(word: u64) -> Self {
-        let [era_low, era_high, ..] = (word >> 7).to_le_bytes();
-        Self {
-            place: match word & 0b11 {
-                0 => Place::In,
-                1 => Place::Out,
-                2 => Place::Probing,
-                _ => Place::Left,
-            },
-            ejections: u8::try_from((word >> 2) & 0b1_1111).unwrap_or(MOST_DOUBLINGS),
-            era: u16::from_le_bytes([era_low, era_high]),
-            moment: Stamp::from_micros((word >> 23) * 1000),
-        }
-    }
-
-    fn word(self) -> u64 {
-        let place = match self.place {
-            Place::In => 0,
-            Place::Out => 1,
-            Place::Probing => 2,
-            Place::Left => 3,
-        };
-        place
-            | (u64::from(self.ejections.min(MOST_DOUBLINGS)) << 2)
-            | (u64::from(self.era) << 7)
-            | ((self.moment.as_micros() / 1000).min((1 << 38) - 1) << 23)
-    }
-
-    const fn moved(self, place: Place, moment: Stamp) -> Self {
-        Self { place, moment, era: self.era.wrapping_add(1), ..self }
-    }
-}
-
-/// Results and failures of one endpoint, or of all.
-#[derive(Debug, Default)]
-struct Tally {
-    requests: Column,
-    failures: Column,
-    /// The slot of the latest failure, plus one; 0 = none.
-    bad: AtomicU64,
-}
-
-/// What a [`Tally`] has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Totals {
-    requests: u64,
-    failures: u64,
-}
-
-impl Tally {
-    fn add(&self, at: Moment, failure: bool) {
-        if failure && self.bad.load(SeqCst) != at.slot() + 1 {
-            self.bad.fetch_max(at.slot() + 1, SeqCst);
-        }
-        self.requests.add(at, 1);
-        if failure {
-            self.failures.add(at, 1);
-        }
-    }
-
-    fn is_quiet(&self, at: Moment) -> bool {
-        let bad = self.bad.load(SeqCst);
-        bad == 0 || (at.slot() + 1).saturating_sub(bad) >= SLOTS as u64
-    }
-
-    fn of(&self, at: Moment) -> Totals {
-        let failures = self.failures.sum(at);
-        Totals { requests: self.requests.sum(at), failures }
-    }
-
-    fn of_all(&self, at: Moment) -> Totals {
-        let failures = self.failures.sum_of_all(at);
-        Totals { requests: self.requests.sum_of_all(at), failures }
-    }
-}
-
-fn at(epoch: u16, now: Stamp) -> Moment {
-    Moment::new(epoch, now, SLOT)
 }
 
 /// As it is kept.

@@ -56,7 +56,7 @@ impl Calls {
             let (of, count) = (tag(seen, BITS), seen & ((1 << BITS) - 1));
             let count = if of == epoch {
                 count
-            } else if (1..=LATEST).contains(&of.wrapping_sub(epoch)) {
+            } else if count > 0 && (1..=LATEST).contains(&of.wrapping_sub(epoch)) {
                 return None;
             } else {
                 0
@@ -69,12 +69,14 @@ impl Calls {
         }
     }
 
-    /// What was there before; `None` when something of a later epoch is, which stays.
+    /// What was there before; `None` when something bad of a later epoch is, which stays.
     fn put(&self, place: usize, mine: u16) -> Option<u16> {
         let cell = self.ring.get(place)?;
         let mut seen = cell.load(Relaxed);
         loop {
-            if (1..=LATEST).contains(&((seen >> 2).wrapping_sub(mine >> 2) & 0x3fff)) {
+            // A good one of later is not missed: it is in no count.
+            let bad = seen & (FAILURE | SLOW) != 0;
+            if bad && (1..=LATEST).contains(&((seen >> 2).wrapping_sub(mine >> 2) & 0x3fff)) {
                 return None;
             }
             match cell.compare_exchange_weak(seen, mine, SeqCst, Relaxed) {
@@ -128,7 +130,7 @@ impl Tally {
             let of = tag(seen, 32);
             let before = if of == epoch {
                 low(seen)
-            } else if (1..=LATEST).contains(&of.wrapping_sub(epoch)) {
+            } else if low(seen) != 0 && (1..=LATEST).contains(&of.wrapping_sub(epoch)) {
                 return;
             } else {
                 0

@@ -101,20 +101,11 @@ impl Column {
 
     /// What the window that ends with this slot has of this epoch.
     pub(crate) fn sum(&self, at: Moment) -> u64 {
-        self.sum_where(at, |epoch| epoch == at.epoch)
-    }
-
-    /// What it has of all epochs, as far as a newer one has not written to the same slot.
-    pub(crate) fn sum_of_all(&self, at: Moment) -> u64 {
-        self.sum_where(at, |_| true)
-    }
-
-    fn sum_where(&self, at: Moment, wanted: impl Fn(u64) -> bool) -> u64 {
         let mut sum = 0;
         for cell in &self.0 {
             let seen = cell.load(SeqCst);
             let tag = seen >> COUNT_BITS;
-            if at.covers(tag) && wanted(tag >> SLOT_BITS) {
+            if tag >> SLOT_BITS == at.epoch && at.covers(tag) {
                 sum += seen & MOST;
             }
         }

@@ -1,0 +1,93 @@
+//! What a request gets when its upstream cannot answer it.
+
+use std::rc::Rc;
+
+use super::{
+    attempt::{self, Answer},
+    exchange::Exchange,
+    outgoing::Outgoing,
+};
+use crate::{
+    config::policy::Respond,
+    error::{ProxyError, Reason},
+    snapshot::{Fallback, LocalUpstream, View},
+};
+
+/// Sends the request to `upstream`, and where that cannot answer, to the upstream that it falls back to, and so on: each
+/// with its own breaker. There are no circles.
+pub(super) async fn send(
+    exchange: &mut Exchange,
+    upstream: &LocalUpstream,
+    outgoing: &mut Outgoing,
+) -> Result<Answer, ProxyError> {
+    let mut error = match attempt::send(exchange, upstream, outgoing).await {
+        Err(error) => error,
+        answered => return answered,
+    };
+    // Validation refuses circles; this makes sure of it.
+    for _ in 0..LONGEST_CHAIN {
+        let Some(next) = next(exchange, outgoing, &error) else { break };
+        exchange.falls_back(&next);
+        error = match attempt::send(exchange, &next, outgoing).await {
+            Err(error) => error,
+            answered => return answered,
+        };
+    }
+    Err(error)
+}
+
+/// No request goes through more upstreams than this.
+const LONGEST_CHAIN: usize = 16;
+
+/// The upstream to try after the one that could not answer.
+fn next(exchange: &Exchange, outgoing: &Outgoing, error: &ProxyError) -> Option<LocalUpstream> {
+    if !qualifies(error.reason) || !(outgoing.repeatable(exchange) || exchange.nothing_was_sent()) {
+        return None;
+    }
+    let view: &Rc<View> = exchange.view();
+    match of(exchange)? {
+        Fallback::Upstream(index) => view.upstream(*index).cloned(),
+        Fallback::Respond(_) => None,
+    }
+}
+
+/// The answer that stands in for the one that `error` took away, where there is one. gRPC has no use for it: its callers
+/// get the error.
+pub(super) fn answer(exchange: &Exchange, error: &ProxyError) -> Option<Respond> {
+    if exchange.is_grpc() || !qualifies(error.reason) {
+        return None;
+    }
+    match of(exchange)? {
+        Fallback::Respond(respond) => Some(respond.clone()),
+        Fallback::Upstream(_) => None,
+    }
+}
+
+/// The fallback of the upstream that the request went to last; the route's own is for the first.
+fn of(exchange: &Exchange) -> Option<&Fallback> {
+    let upstream = exchange.upstream.as_ref()?;
+    if upstream.bypassed() {
+        return None;
+    }
+    let route = exchange.route().filter(|_| !exchange.fell_back).and_then(|route| route.fallback.as_ref());
+    route.or(upstream.fallback.as_ref())
+}
+
+/// Whether an upstream that ended a request for this reason could not answer it. What the client did, or a deadline of its
+/// own, is no reason; neither is an answer, whatever it says.
+fn qualifies(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::BreakerOpen
+            | Reason::NoHealthyEndpoint
+            | Reason::DnsError
+            | Reason::DnsTimeout
+            | Reason::ConnectRefused
+            | Reason::ConnectTimeout
+            | Reason::UpstreamReset
+            | Reason::UpstreamTimeout
+            | Reason::UpstreamProtocol
+            | Reason::UpstreamTls
+            | Reason::PoolFull
+    )
+}
