@@ -154,8 +154,7 @@ async fn it_takes_fall_bad_ones_and_rise_good_ones() {
     let (origin, mut world, mut checks) = (Origin::start().await, World::new(), Checks::default());
     let snapshot = world.snapshot(&[(&origin, Some(health("/", Duration::from_millis(5))))], 1);
     let endpoint = endpoint(&snapshot);
-    let version = Arc::new(AtomicU64::new(0));
-    endpoint.health().count_changes_in(&version);
+    let version = endpoint.vitals().version();
     checks.follow(&snapshot);
     until("the first result", is(&endpoint, Standing::Healthy)).await;
     origin.well.store(false, Ordering::Relaxed);
@@ -167,7 +166,7 @@ async fn it_takes_fall_bad_ones_and_rise_good_ones() {
     assert_eq!(last.fault.as_deref(), Some("status 503"));
     origin.well.store(true, Ordering::Relaxed);
     until("rising", is(&endpoint, Standing::Healthy)).await;
-    assert_eq!(version.load(Ordering::Relaxed), 3);
+    assert_eq!(endpoint.vitals().version(), version + 3);
     let checks = &snapshot.upstreams[0].metrics.checks;
     assert!(checks.of(HealthResult::Failure).value() >= 3 && checks.of(HealthResult::Success).value() >= 3);
 }
