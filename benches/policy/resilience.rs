@@ -10,8 +10,8 @@ use crate::{
 };
 
 const NOTHING: &str = "breaker: {mode: off}, ejection: {state: off}";
-const ALL: &str = "health: {http: {path: /healthz}}, breaker: {mode: auto}";
-const CALLS: &str = "health: {http: {path: /healthz}}, \
+const ALL: &str = "health: {http: /healthz}, breaker: {mode: auto}";
+const CALLS: &str = "health: {http: /healthz}, \
                      breaker: {mode: auto, window: 100, slow_rate: 50%, slow_after: 1s}";
 
 pub(crate) fn measure() {

@@ -54,7 +54,7 @@ pub(super) async fn send(
     outgoing: &mut Outgoing,
 ) -> Result<Answer, ProxyError> {
     let mut begun = Instant::now();
-    let now = Stamp::of(begun);
+    let mut now = Stamp::of(begun);
     let permit = exchange.admit(upstream, now)?;
     let Some(Picked { index, stake }) = pick(exchange, upstream, now) else {
         if let Some(permit) = permit {
@@ -65,7 +65,7 @@ pub(super) async fn send(
     let mut stake = permit.map(|permit| Stake { permit, endpoint: stake });
     let mut replays = 0;
     loop {
-        exchange.attempt_begins(upstream, index, stake.take(), begun);
+        exchange.attempt_begins(upstream, index, stake.take(), (begun, now));
         let pools = &exchange.connection().worker.pools;
         let Some(lane) = upstream.lane(pools, index, outgoing.want(exchange)) else {
             return Err(ProxyError::new(Reason::NoHealthyEndpoint).by(upstream.name()));
@@ -116,6 +116,7 @@ pub(super) async fn send(
                 }
                 replays += 1;
                 begun = Instant::now();
+                now = Stamp::of(begun);
             }
         }
     }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::exchange::Exchange;
+use super::exchange::{Attempt, Exchange};
 use crate::{
     config::Name,
     error::{ProxyError, Reason},
@@ -134,7 +134,7 @@ impl Exchange {
     }
 
     /// The attempt has ended without an answer that says more.
-    pub(super) fn judge_outcome(&mut self, outcome: Outcome, now: Stamp) {
+    pub(super) fn judge_outcome(&mut self, outcome: Outcome) {
         let verdict = match outcome {
             // The answer's head or its end says more.
             Outcome::Success => return,
@@ -147,7 +147,9 @@ impl Exchange {
             | Outcome::Timeout
             | Outcome::ProtocolError => Verdict::Failure,
         };
-        self.judge(verdict, now);
+        if let Some(now) = self.attempts.last().map(Attempt::ended_at) {
+            self.judge(verdict, now);
+        }
     }
 
     /// The head of an answer that is no failure has come; `switches` protocols.
@@ -194,7 +196,12 @@ impl Exchange {
     }
 
     /// What the end of the exchange says, of an answer whose head was good.
-    pub(super) fn judge_end(&mut self, now: Stamp) {
+    pub(super) fn judge_end(&mut self, ended_at: Instant) {
+        let Some(attempt) = self.attempts.last().filter(|attempt| !matches!(attempt.stake, Held::Nothing))
+        else {
+            return;
+        };
+        let now = attempt.stamp.after(ended_at.saturating_duration_since(attempt.begun));
         let verdict = match self.ended {
             // Without a status it is UNKNOWN (gRPC over HTTP/2, "Responses").
             Ended::Complete if self.is_grpc => self.grpc_status.map_or(Verdict::Failure, of_grpc),

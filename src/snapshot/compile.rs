@@ -227,6 +227,7 @@ fn upstream(
         pool: metrics.pool.map(|gauge| Share::new(gauge.clone())),
         config: config.clone(),
         connector,
+        in_rotation: in_rotation(&candidates),
         candidates,
         vitals,
         terms: Terms::of(&config.balancer),
@@ -236,6 +237,11 @@ fn upstream(
         fallback,
         metrics,
     })
+}
+
+fn in_rotation(candidates: &[Candidate]) -> u32 {
+    let weighty = candidates.iter().filter(|candidate| candidate.config.weight > 0).count();
+    u32::try_from(weighty).unwrap_or(u32::MAX)
 }
 
 fn route(
