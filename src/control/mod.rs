@@ -27,8 +27,9 @@ use self::{
 use crate::{
     config::{Bootstrap, Documents, File, Loaded, Name, bootstrap::StoreSource},
     discovery::Discoveries,
+    health,
     listener::{Fingerprint, Listener},
-    health, memory,
+    memory,
     policy::{Stamp, ejection},
     readiness::Readiness,
     snapshot::Publisher,

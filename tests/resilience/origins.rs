@@ -117,6 +117,14 @@ impl Unruly {
         self.shared.seen.lock().unwrap().iter().filter(|at| **at >= since).count()
     }
 
+    /// How long after `since` traffic had left it: from then on no second had more than two requests for it.
+    pub fn left_after(&self, since: Instant) -> Duration {
+        let seen: Vec<Instant> =
+            self.shared.seen.lock().unwrap().iter().copied().filter(|at| *at >= since).collect();
+        let close = |three: &[Instant]| three[2].duration_since(three[0]) < Duration::from_secs(1);
+        seen.windows(3).filter(|three| close(three)).map(|three| three[2] - since).max().unwrap_or_default()
+    }
+
     /// How many health checks came so far: requests for `/healthz`.
     pub fn checks(&self) -> usize {
         self.shared.checks.load(Ordering::SeqCst)
