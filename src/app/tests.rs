@@ -13,8 +13,14 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use super::*;
 use crate::{
     cli::source,
-    config::bootstrap::{LogFormat, LogLevel},
+    config::{
+        bootstrap::{LogFormat, LogLevel},
+        policy::EndpointAddress,
+    },
     control::Order,
+    discovery::Target,
+    health::Standing,
+    snapshot::Outcome,
     telemetry::{log, metrics::DEFAULT_MAX_SERIES, writer},
 };
 
@@ -22,6 +28,7 @@ use crate::{
 struct Running {
     address: SocketAddr,
     metrics: Arc<Metrics>,
+    state: Arc<State>,
     orders: UnboundedSender<Order>,
     thread: Option<JoinHandle<()>>,
 }
@@ -36,6 +43,7 @@ impl Running {
         let (_, handle) = log::subscriber(LogLevel::Error, LogFormat::Text, false, lines);
         let bound = App::bind(file, handle, metrics.clone()).unwrap();
         let address = bound.addresses().first().unwrap().1.socket().unwrap();
+        let state = bound.state.clone();
         let (orders, receiver) = unbounded_channel();
         let thread = std::thread::spawn(move || {
             let reload = Reload {
@@ -47,7 +55,7 @@ impl Running {
             let control = Control { orders: receiver, application: None };
             bound.run(reload, control, std::future::pending()).unwrap();
         });
-        Self { address, metrics, orders, thread: Some(thread) }
+        Self { address, metrics, state, orders, thread: Some(thread) }
     }
 }
 
@@ -142,4 +150,97 @@ fn a_snapshot_that_a_request_still_holds_is_freed_by_the_publisher_and_not_by_th
     let watched = Arc::downgrade(&bound.state.shared().snapshot.load_full());
     publish(3);
     assert!(watched.upgrade().is_none(), "nobody held it");
+}
+
+/// A proxy that is bound and does not run.
+fn bound(policy: &str) -> Bound {
+    let metrics = Metrics::new(1, DEFAULT_MAX_SERIES, "test", "test");
+    let (lines, _flush) = writer::spawn("test-log", std::io::sink(), metrics.log_dropped.clone()).unwrap();
+    let (_, handle) = log::subscriber(LogLevel::Error, LogFormat::Text, false, lines);
+    App::bind(file_of(policy), handle, metrics).unwrap()
+}
+
+fn file_of(policy: &str) -> File {
+    let text = format!(
+        "service: test\nadmin: off\ntelemetry: off\nworkers: 1\nlog: {{ access: off }}\n\
+         listeners: {{ inbound: {{ listen: '127.0.0.1:0' }} }}\npolicy: {{ {policy} }}\n"
+    );
+    let loaded = source::load_text("test", text.as_bytes());
+    loaded.file.unwrap_or_else(|| panic!("{text}: {:?}", loaded.faults))
+}
+
+#[test]
+fn what_is_discovered_joins_the_upstreams_that_look_it_up_and_no_others() {
+    let policy = |timeout: u32| {
+        format!(
+            "routes: {{ all: {{ upstream: a, timeout: {timeout}s }} }}, upstreams: {{ \
+               a: {{ discover: {{ dns: 'a.test:80' }} }}, \
+               b: {{ endpoints: [{{ address: '10.0.0.1:80', weight: 7 }}], discover: {{ dns: 'a.test:80' }} }}, \
+               c: {{ endpoints: ['10.0.0.9:80'] }} }}"
+        )
+    };
+    let bound = bound(&policy(1));
+    let publisher = bound.publisher();
+    let shown = |index: usize| -> Vec<String> {
+        let snapshot = bound.state.shared().snapshot.load();
+        let shown = |c: &snapshot::Candidate| {
+            format!("{} {} {:?}", c.endpoint.address(), c.config.weight, c.config.source)
+        };
+        snapshot.upstreams[index].candidates.iter().map(shown).collect()
+    };
+    let at = |hosts: &[u8]| -> Arc<[SocketAddr]> {
+        hosts.iter().map(|host| SocketAddr::from(([10, 0, 0, *host], 80))).collect()
+    };
+    let target = Target { host: "a.test".into(), port: 80 };
+    assert_eq!(shown(0), [] as [&str; 0]);
+    let first = bound.state.shared().snapshot.load_full();
+    let applied = publisher.discovered(&target, &at(&[1, 2])).unwrap();
+    assert_eq!(applied, Outcome::Applied { generation: 2 });
+    assert_eq!(*publisher.generations().borrow(), 2);
+    assert_eq!(shown(0), ["10.0.0.1:80 1 Dns", "10.0.0.2:80 1 Dns"]);
+    assert_eq!(shown(1), ["10.0.0.1:80 7 List", "10.0.0.2:80 1 Dns"], "not twice");
+    let second = bound.state.shared().snapshot.load_full();
+    assert!(Arc::ptr_eq(&first.upstreams[2], &second.upstreams[2]), "that has nothing to do with it");
+    assert_eq!(publisher.discovered(&target, &at(&[1, 2])).unwrap(), Outcome::Unchanged);
+    let other = Target { port: 81, ..target.clone() };
+    assert_eq!(publisher.discovered(&other, &at(&[5])).unwrap(), Outcome::Unchanged, "nobody looks it up");
+    // A policy that comes later has them too, and its endpoints are those of before.
+    let id = |snapshot: &snapshot::Snapshot| snapshot.upstreams[0].candidates[1].endpoint.id();
+    publisher.publish(Arc::new(file_of(&policy(2)).policy), Instant::now()).unwrap();
+    let third = bound.state.shared().snapshot.load_full();
+    assert_eq!(id(&second), id(&third));
+    assert!(Arc::ptr_eq(&second.upstreams[2], &third.upstreams[2]));
+    publisher.discovered(&target, &at(&[2, 3])).unwrap();
+    assert_eq!(shown(0), ["10.0.0.2:80 1 Dns", "10.0.0.3:80 1 Dns"]);
+    assert_eq!(publisher.policy().upstreams.values().map(|u| u.endpoints.len()).sum::<usize>(), 2);
+    publisher.keep_discovered(|_| false);
+    publisher.publish(Arc::new(file_of(&policy(3)).policy), Instant::now()).unwrap();
+    assert_eq!(shown(0), [] as [&str; 0]);
+}
+
+#[test]
+fn names_are_looked_up_and_endpoints_checked_once_it_runs() {
+    let origin = origin();
+    let running = Running::start(&format!(
+        "service: test\nadmin: off\ntelemetry: off\nworkers: 1\nlog: {{ access: off }}\n\
+         listeners: {{ inbound: {{ listen: '127.0.0.1:0' }} }}\n\
+         policy:\n  routes: {{ all: {{ upstream: app }} }}\n  upstreams:\n    app:\n      \
+         discover: {{ dns: 'localhost:{}' }}\n      health: {{ http: /, interval: 1s, contains: ok }}\n",
+        origin.port()
+    ));
+    let healthy = || {
+        let snapshot = running.state.shared().snapshot.load();
+        let candidates = &snapshot.upstreams[0].candidates;
+        let wanted = EndpointAddress::Socket(origin);
+        let found = candidates.iter().find(|candidate| candidate.config.address == wanted);
+        found.is_some_and(|found| found.endpoint.health().standing() == Standing::Healthy)
+    };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !healthy() {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let target = Target { host: "localhost".into(), port: origin.port() };
+    let shown = running.state.discoveries().of(&target).unwrap();
+    assert!(shown.addresses.contains(&origin) && shown.error.is_none());
 }

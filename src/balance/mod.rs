@@ -25,7 +25,6 @@
 
 mod ewma;
 mod gate;
-mod legacy;
 mod pick;
 mod ring;
 mod rota;
@@ -35,7 +34,6 @@ mod urn;
 pub use self::{
     ewma::{Latency, Terms, median},
     gate::Gate,
-    legacy::{Balancer, first_tier},
     pick::{Ask, Load, Memory, Pick},
     ring::Ring,
     rota::{Member, MemberState, Rota, Rules, Standing, Zone},

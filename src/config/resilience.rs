@@ -137,7 +137,7 @@ pub struct Health {
     pub fall: u32,
 }
 
-/// The kinds of health checks. All but [`HealthCheck::Tls`] go by TLS where the upstream has it.
+/// The kinds of health checks. All but [`HealthCheck::Tcp`] go by TLS where the upstream has it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HealthCheck {
     /// A request over HTTP.
@@ -155,7 +155,7 @@ pub enum HealthCheck {
     },
     /// A connection is accepted.
     Tcp,
-    /// A TLS handshake succeeds.
+    /// A TLS handshake succeeds, with what the upstream's `tls` says; always bad where the upstream has none.
     Tls,
     /// The gRPC health protocol (grpc.health.v1) says `SERVING` for this service; empty = the whole server.
     Grpc {

@@ -1,7 +1,9 @@
 //! Everything that is not traffic: live policy, reloads, certificates, gauges, the drain. One task on the control thread.
 
 mod certificates;
+mod discovery;
 mod drain;
+mod health;
 mod live;
 mod presence;
 mod reload;
@@ -27,7 +29,7 @@ use self::{
 use crate::{
     config::{Bootstrap, Documents, File, Loaded, Name, bootstrap::StoreSource},
     discovery::Discoveries,
-    health,
+    health::Standing as HealthStanding,
     listener::{Fingerprint, Listener},
     memory,
     policy::{Stamp, ejection},
@@ -194,10 +196,15 @@ pub(crate) async fn begin(
     let probe = std::mem::replace(&mut reload.probe, Box::new(|_, _| Ok(())));
     let mut live = Live::new(state, &bootstrap, file, probe);
     live.say_what_does_not_act(&file.policy);
+    discovery::begin(state);
+    health::begin(state);
     let (source, order) = match &bootstrap.store {
         Some(store) => live::boot(&mut live, store, &mut control.orders).await,
         None => (None, None),
     };
+    if order.is_none() {
+        discovery::first_look_ups(state).await;
+    }
     Begun { live, source, order, bootstrap, reload, control }
 }
 
@@ -316,9 +323,9 @@ pub(crate) fn bring_gauges_up_to_date(state: &State) {
 /// The one state that an endpoint counts for: what its checks say, unless its own results have taken it out.
 fn endpoint_state(endpoint: &Endpoint, now: Stamp) -> EndpointState {
     match (endpoint.health().standing(), endpoint.outlier().standing(now)) {
-        (health::Standing::Unhealthy, _) => EndpointState::Unhealthy,
+        (HealthStanding::Unhealthy, _) => EndpointState::Unhealthy,
         (_, standing) if standing != ejection::Standing::In => EndpointState::Ejected,
-        (health::Standing::Healthy, _) => EndpointState::Healthy,
-        (health::Standing::Unknown, _) => EndpointState::Unknown,
+        (HealthStanding::Healthy, _) => EndpointState::Healthy,
+        (HealthStanding::Unknown, _) => EndpointState::Unknown,
     }
 }

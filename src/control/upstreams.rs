@@ -125,7 +125,7 @@ fn endpoint(upstream: &Upstream, candidate: &Candidate, rota: &Rota, index: usiz
             "last": last.map(|last| json!({
                 "ago_s": seconds(now.since(last.at)),
                 "took_ms": millis(last.took),
-                "fault": last.fault,
+                "fault": last.fault.as_deref(),
             })),
         },
         "ejection": {
@@ -181,7 +181,7 @@ fn discovery(target: &Target, discoveries: &Discoveries) -> Value {
         "age_s": shown.answered.map(|at| seconds(at.elapsed())),
         "ttl_s": shown.ttl.map(seconds),
         "failures": shown.failures,
-        "error": shown.error,
+        "error": shown.error.as_deref(),
         "next_in_s": shown.next.map(|at| seconds(at.saturating_duration_since(std::time::Instant::now()))),
     })
 }

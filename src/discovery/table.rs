@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::watch;
+
 use crate::config::policy::Discover;
 
 /// What is looked up: the addresses of a name, and the port that they are taken with.
@@ -43,7 +45,7 @@ pub struct Shown {
     pub ttl: Option<Duration>,
     /// Look-ups that failed since then.
     pub failures: u32,
-    /// Why the last one failed; `None` when it did not.
+    /// Why the last one failed, or what could not be asked for; `None` when all went well.
     pub error: Option<Arc<str>>,
     /// When it is looked up next.
     pub next: Option<Instant>,
@@ -51,7 +53,11 @@ pub struct Shown {
 
 /// What is known of all names. Only the control side writes; the lock is never taken for a request.
 #[derive(Debug, Default)]
-pub struct Discoveries(Mutex<BTreeMap<Target, Shown>>);
+pub struct Discoveries {
+    table: Mutex<BTreeMap<Target, Shown>>,
+    /// Counts results.
+    news: watch::Sender<u64>,
+}
 
 impl Discoveries {
     /// What is known of `target`; `None` when it is not looked up.
@@ -62,6 +68,11 @@ impl Discoveries {
     /// What is known of all, in order of name and port.
     pub fn all(&self) -> Vec<(Target, Shown)> {
         self.lock().iter().map(|(target, shown)| (target.clone(), shown.clone())).collect()
+    }
+
+    /// Changes with every result.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
     }
 
     /// Whether each of them was looked up at least once, with whatever outcome.
@@ -82,12 +93,13 @@ impl Discoveries {
         self.lock().retain(|target, _| wanted(target));
     }
 
-    /// Notes an answer. Returns whether the addresses are others than before.
+    /// Notes an answer; `error` is what was wrong with it. Returns whether the addresses are others than before.
     pub(super) fn answered(
         &self,
         target: &Target,
         addresses: &Arc<[SocketAddr]>,
         ttl: Duration,
+        error: Option<Arc<str>>,
         now: Instant,
     ) -> bool {
         let mut table = self.lock();
@@ -99,9 +111,11 @@ impl Discoveries {
             answered: Some(now),
             ttl: Some(ttl),
             failures: 0,
-            error: None,
+            error,
             next: None,
         };
+        drop(table);
+        self.news.send_modify(|count| *count += 1);
         changed
     }
 
@@ -111,7 +125,10 @@ impl Discoveries {
         let Some(shown) = table.get_mut(target) else { return (1, None) };
         shown.failures = shown.failures.saturating_add(1);
         shown.error = Some(error.into());
-        (shown.failures, shown.answered.map(|at| now.saturating_duration_since(at)))
+        let told = (shown.failures, shown.answered.map(|at| now.saturating_duration_since(at)));
+        drop(table);
+        self.news.send_modify(|count| *count += 1);
+        told
     }
 
     /// Notes when it is looked up next.
@@ -122,7 +139,7 @@ impl Discoveries {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Target, Shown>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -142,8 +159,8 @@ mod tests {
         assert!(!table.tried(&[target()]));
         assert_eq!(table.failed(&target(), "SERVFAIL", now), (1, None));
         assert!(table.tried(&[target()]) && table.tried(&[]));
-        assert!(table.answered(&target(), &found, Duration::from_secs(30), now));
-        assert!(!table.answered(&target(), &found, Duration::from_secs(30), now), "the same again");
+        assert!(table.answered(&target(), &found, Duration::from_secs(30), None, now));
+        assert!(!table.answered(&target(), &found, Duration::from_secs(30), None, now), "the same again");
         let later = now + Duration::from_secs(9);
         assert_eq!(table.failed(&target(), "timed out", later), (1, Some(Duration::from_secs(9))));
         assert_eq!(table.failed(&target(), "timed out", later).0, 2);
@@ -157,7 +174,7 @@ mod tests {
         let (table, now) = (Discoveries::default(), Instant::now());
         table.add(&target());
         table.keep(|_| false);
-        assert!(!table.answered(&target(), &[([10, 0, 0, 1], 80).into()].into(), Duration::ZERO, now));
+        assert!(!table.answered(&target(), &[([10, 0, 0, 1], 80).into()].into(), Duration::ZERO, None, now));
         assert_eq!(table.failed(&target(), "late", now), (1, None));
         assert_eq!(table.of(&target()), None);
     }

@@ -196,17 +196,13 @@ impl Exchange {
     /// What the end of the exchange says, of an answer whose head was good.
     pub(super) fn judge_end(&mut self, now: Stamp) {
         let verdict = match self.ended {
-            Ended::Complete if self.is_grpc => {
-                // Without a status it is UNKNOWN (gRPC over HTTP/2, "Responses").
-                self.grpc_status.map_or(Verdict::Failure, of_grpc)
-            }
-            Ended::Complete => Verdict::Success,
-            Ended::UpstreamReset => Verdict::Failure,
+            // Without a status it is UNKNOWN (gRPC over HTTP/2, "Responses").
+            Ended::Complete if self.is_grpc => self.grpc_status.map_or(Verdict::Failure, of_grpc),
             Ended::Timeout if self.limits.client_is_late() => Verdict::Neither,
-            Ended::Timeout => Verdict::Failure,
             Ended::ClientGone if self.is_grpc => Verdict::Neither,
-            // It has answered: what the client does not want any more says nothing against it.
-            Ended::ClientGone => Verdict::Success,
+            // It has answered: that the client does not want any more says nothing against it.
+            Ended::Complete | Ended::ClientGone => Verdict::Success,
+            Ended::UpstreamReset | Ended::Timeout => Verdict::Failure,
         };
         self.judge(verdict, now);
     }

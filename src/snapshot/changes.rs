@@ -19,9 +19,10 @@ impl Upstream {
         metrics.transitions.of(transition.to.into()).increment(1);
         let (upstream, route) = (self.name().as_str(), own.map_or("", |(route, _)| route.as_str()));
         let (from, to, cause) = (transition.from.as_str(), transition.to.as_str(), transition.cause.as_str());
-        match transition.to {
-            State::Open => tracing::warn!(upstream, route, from, to, cause, "a circuit breaker has opened"),
-            _ => tracing::info!(upstream, route, from, to, cause, "a circuit breaker has changed"),
+        if transition.to == State::Open {
+            tracing::warn!(upstream, route, from, to, cause, "a circuit breaker has opened");
+        } else {
+            tracing::info!(upstream, route, from, to, cause, "a circuit breaker has changed");
         }
     }
 

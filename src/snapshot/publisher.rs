@@ -102,8 +102,9 @@ impl Publisher {
         Ok(Outcome::Applied { generation })
     }
 
-    /// Puts in force that these are the addresses of `target`, for every upstream that has it looked up. They are
-    /// remembered for policies to come, also when this one cannot be compiled.
+    /// Puts in force that these are the addresses of `target`, for every upstream that has it looked up, and for policies
+    /// to come. When that cannot be compiled, what was in force stays; the same addresses may be given again. It is no
+    /// change of policy, and is not counted as one.
     pub fn discovered(
         &self,
         target: &Target,
@@ -114,14 +115,20 @@ impl Publisher {
             return Ok(Outcome::Unchanged);
         }
         let before = join(&state.policy, &state.discovered);
-        state.discovered.insert(target.clone(), addresses.clone());
+        let known = state.discovered.insert(target.clone(), addresses.clone());
         let after = join(&state.policy, &state.discovered);
         if before.upstreams == after.upstreams {
             return Ok(Outcome::Unchanged);
         }
         let policy = state.policy.clone();
-        let generation = self.put_in_force(&mut state, &policy)?;
-        Ok(Outcome::Applied { generation })
+        let generation = self.put_in_force(&mut state, &policy);
+        if generation.is_err() {
+            match known {
+                Some(known) => drop(state.discovered.insert(target.clone(), known)),
+                None => drop(state.discovered.remove(target)),
+            }
+        }
+        generation.map(|generation| Outcome::Applied { generation })
     }
 
     /// Forgets the addresses of all targets that are not wanted any more. For those that no policy names.

@@ -73,6 +73,20 @@ label! {
 }
 
 label! {
+    /// How an active health check ended.
+    HealthResult {
+        /// The answer was the expected one.
+        Success = "success",
+        /// It was another one, or broken off.
+        Failure = "failure",
+        /// There was no connection, or no TLS on it.
+        ConnectError = "connect_error",
+        /// There was no answer in time.
+        Timeout = "timeout",
+    }
+}
+
+label! {
     /// The state of an endpoint.
     EndpointState {
         /// Its health check passes.
@@ -431,6 +445,7 @@ mod tests {
         }
         check::<Outcome>();
         check::<RetryOutcome>();
+        check::<HealthResult>();
         check::<EndpointState>();
         check::<PoolState>();
         check::<ConnectionRefusal>();

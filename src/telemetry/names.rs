@@ -140,6 +140,7 @@ table! {
     BREAKER_TRANSITIONS: Counter Counter "weir_breaker_transitions_total" ["upstream", "route", "to"] "transitions", "Times the circuit breaker changed its state: to closed, open, `half_open`. One that only observes counts what it would have done.";
     EJECTIONS: Counter Counter "weir_ejections_total" ["upstream", "cause"] "ejections", "Times an endpoint was taken out of rotation because of its own results: consecutive (failures in a row), `failure_rate`, probe (the one that was to bring it back failed), observed (it would have been, if ejection did not only observe).";
     ENDPOINTS: Gauge UpDown "weir_endpoints" ["upstream", "state"] "endpoints", "Endpoints by state: healthy, unknown, unhealthy, ejected.";
+    HEALTH_CHECKS: Counter Counter "weir_health_checks_total" ["upstream", "result"] "checks", "Active health checks by how they ended: success, failure (another answer than expected, or broken off), `connect_error` (TLS included), timeout.";
     POOL_CONNECTIONS: Gauge UpDown "weir_pool_connections" ["upstream", "state"] "connections", "Connections to endpoints: idle, active, connecting; brought up to date every second.";
     POLICY_UPDATES: Counter Counter "weir_policy_updates_total" ["result"] "updates", "Attempts to take a new policy: applied, unchanged, refused.";
     POLICY_APPLY: Histogram Histogram "weir_policy_apply_seconds" [] "seconds", "Time from a changed policy to the snapshot that requests read.", DURATION_BUCKETS;

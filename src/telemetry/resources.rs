@@ -11,8 +11,8 @@ use http::{Method, StatusCode};
 use super::{
     cells::{Counter, Gauge, Histogram, Share, UpDown},
     labels::{
-        BreakerChange, BreakerState, ConnectionEnd, ConnectionRefusal, EjectionCause, EndpointState, Label,
-        Outcome, PerLabel, PoolState, RetryOutcome, StatusTable,
+        BreakerChange, BreakerState, ConnectionEnd, ConnectionRefusal, EjectionCause, EndpointState,
+        HealthResult, Label, Outcome, PerLabel, PoolState, RetryOutcome, StatusTable,
     },
     names,
     registry::Registry,
@@ -201,6 +201,8 @@ pub struct UpstreamMetrics {
     pub retries: PerLabel<RetryOutcome, Counter>,
     /// Endpoints by state; set by the control thread.
     pub endpoints: PerLabel<EndpointState, Share>,
+    /// Active health checks by how they ended.
+    pub checks: PerLabel<HealthResult, Counter>,
     /// Connections by state.
     pub pool: PerLabel<PoolState, UpDown>,
     /// Its own breaker.
@@ -216,6 +218,7 @@ impl UpstreamMetrics {
             attempts: PerLabel::new(|outcome| registry.resolve(&names::ATTEMPTS, &[name, outcome])),
             retries: PerLabel::new(|outcome| registry.resolve(&names::RETRIES, &[name, outcome])),
             endpoints: PerLabel::new(|state| Share::new(registry.resolve(&names::ENDPOINTS, &[name, state]))),
+            checks: PerLabel::new(|result| registry.resolve(&names::HEALTH_CHECKS, &[name, result])),
             pool: PerLabel::new(|state| registry.resolve(&names::POOL_CONNECTIONS, &[name, state])),
             breaker: BreakerMetrics::new(registry, name, ""),
             ejections: PerLabel::new(|cause| registry.resolve(&names::EJECTIONS, &[name, cause])),
@@ -227,6 +230,7 @@ impl UpstreamMetrics {
             + Outcome::ALL.len()
             + RetryOutcome::ALL.len()
             + EndpointState::ALL.len()
+            + HealthResult::ALL.len()
             + PoolState::ALL.len()
             + BreakerMetrics::lines()
             + EjectionCause::ALL.len()

@@ -64,6 +64,8 @@ pub(crate) enum Alpn {
     Http1,
     Http2,
     Both,
+    /// Not even that there is such a thing.
+    Nothing,
 }
 
 /// Connects to the endpoints of one upstream.
@@ -99,6 +101,7 @@ struct Tls {
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
     both: Arc<ClientConfig>,
+    nothing: Arc<ClientConfig>,
     server_name: Option<ServerName<'static>>,
 }
 
@@ -169,6 +172,7 @@ impl Connector {
             Alpn::Http1 => &tls.http1,
             Alpn::Http2 => &tls.http2,
             Alpn::Both => &tls.both,
+            Alpn::Nothing => &tls.nothing,
         };
         let name = tls.name_for(to)?;
         let handshake = TlsConnector::from(config.clone()).connect(name, socket);
@@ -287,6 +291,7 @@ impl Tls {
         };
         let (http1, http2) = (offering(&[b"http/1.1"]), offering(&[b"h2"]));
         let both = offering(&[b"h2", b"http/1.1"]);
+        let nothing = offering(&[]);
         let server_name = match &files.server_name {
             None => None,
             Some(name) => Some(
@@ -294,7 +299,7 @@ impl Tls {
                     .map_err(|e| TlsError::Pair(format!("server_name {name}: {e}")))?,
             ),
         };
-        Ok(Self { http1, http2, both, server_name })
+        Ok(Self { http1, http2, both, nothing, server_name })
     }
 
     fn name_for(&self, to: &EndpointAddress) -> Result<ServerName<'static>, ConnectError> {

@@ -58,7 +58,7 @@ impl Lane {
         limits: Limits,
     ) -> Rc<Self> {
         let speaks_http2 = match alpn {
-            Alpn::Http1 => Some(false),
+            Alpn::Http1 | Alpn::Nothing => Some(false),
             Alpn::Http2 => Some(true),
             Alpn::Both => None,
         };

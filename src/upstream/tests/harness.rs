@@ -21,11 +21,12 @@ use tokio::{
 };
 
 use crate::{
-    config::policy::EndpointAddress,
+    config::policy::{self, EndpointAddress},
     http::body::RequestBody,
+    policy::Stamp,
     upstream::{
-        CheckoutError, Connector, Endpoint, Failure, Lane, Lease, Listen, RequestHead, connector::Alpn,
-        limits::Limits,
+        CheckoutError, Connector, Endpoint, Failure, Lane, Lease, Listen, RequestHead, Vitals,
+        connector::Alpn, limits::Limits,
     },
     worker::LocalExecutor,
 };
@@ -64,7 +65,9 @@ pub(super) fn limits() -> Limits {
 }
 
 pub(super) fn lane_to(address: SocketAddr, alpn: Alpn, limits: Limits) -> Rc<Lane> {
-    let endpoint = Arc::new(Endpoint::new(EndpointAddress::Socket(address)));
+    let now = Stamp::of(Instant::now());
+    let vitals = Arc::new(Vitals::new(&policy::Breaker::default(), policy::BreakerMode::Off, now));
+    let endpoint = Arc::new(Endpoint::new(EndpointAddress::Socket(address), vitals, now));
     let connector = Arc::new(Connector::new(Duration::from_secs(2), 65_536, 100, None).unwrap());
     Lane::new(endpoint, connector, alpn, limits)
 }

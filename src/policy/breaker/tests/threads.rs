@@ -29,7 +29,13 @@ fn threads_never_have_more_probes_than_there_are_places() {
                         let mut rng = fastrand::Rng::with_seed(round * 4 + worker);
                         let mut moves = Vec::new();
                         for _ in 0..50 {
-                            let Ok(permit) = breaker.admit(now, &mut rng) else { continue };
+                            let permit = match breaker.admit(now, &mut rng) {
+                                Ok(permit) => permit,
+                                Err(refused) => {
+                                    moves.extend(refused.transition);
+                                    continue;
+                                }
+                            };
                             moves.extend(permit.transition());
                             let probe = permit.is_probe();
                             if probe {
