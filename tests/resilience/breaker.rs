@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     load::{Sample, quantile, tally},
-    origins::Mode,
+    origins::{Mode, Unruly},
     support::{raw::Raw, wait_until},
     world::{Setup, World, origins, promised},
 };
@@ -35,23 +35,27 @@ fn dies_and_comes_back(mode: Mode) {
     let world = Setup::default().routed("app", &[a, b, c], fields, route).start();
     let load = world.load("app", RATE);
     load.more(50);
-    all.iter().for_each(|origin| origin.set(mode));
+    for origin in &all {
+        origin.set(mode);
+    }
     world.wait_breaker("app", "open");
 
     // Open: whoever is refused is told at once, with a reason and when to come again; few find the origins.
-    let (since, seen) = (Instant::now(), all.iter().map(|origin| origin.requests()).sum::<usize>());
+    let (since, seen) = (Instant::now(), all.iter().map(Unruly::requests).sum::<usize>());
     let closed = load.more(200);
     let refused: Vec<Sample> =
         closed.iter().filter(|sample| sample.reason == "breaker_open").cloned().collect();
     assert!(refused.len() > closed.len() * 3 / 4, "{mode:?}: {:?}", tally(&closed));
     assert!(refused.iter().all(|sample| sample.status == 503 && sample.retry_after.is_some()));
     promised("an answer while the breaker is open", quantile(&refused, 0.99), Duration::from_millis(10));
-    let probes = all.iter().map(|origin| origin.requests()).sum::<usize>() - seen;
+    let probes = all.iter().map(Unruly::requests).sum::<usize>() - seen;
     let most = 3 * (2 + since.elapsed().as_millis() / 250);
     assert!(probes as u128 <= most, "{mode:?}: {probes} probes in {:?}", since.elapsed());
 
     // It returns: probes, then more and more, and no second collapse.
-    all.iter().for_each(|origin| origin.set(Mode::Good));
+    for origin in &all {
+        origin.set(Mode::Good);
+    }
     world.wait_breaker("app", "closed");
     let back = Instant::now();
     wait_until("all to be good", || load.more(50).iter().all(Sample::is_good));

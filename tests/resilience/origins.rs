@@ -55,7 +55,7 @@ impl Mode {
         match self {
             Self::Flapping(period) => {
                 let turns = since.elapsed().as_micros() / period.as_micros().max(1);
-                if turns % 2 == 0 { Self::Good } else { Self::Status(500) }
+                if turns.is_multiple_of(2) { Self::Good } else { Self::Status(500) }
             }
             mode => mode,
         }
@@ -226,7 +226,7 @@ impl Shared {
         }
         self.hanging.fetch_add(1, Ordering::SeqCst);
         let _hanging = Hanging(&self.hanging);
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
