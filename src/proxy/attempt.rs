@@ -186,7 +186,8 @@ fn pick(exchange: &Exchange, upstream: &LocalUpstream, now: Stamp) -> Option<Pic
         };
         upstream.key.hash(&request, exchange.route().map(|route| &route.config.name), 0)
     };
-    exchange.connection().worker.rng(|rng| upstream.pick(now, rng, key))
+    let lease = exchange.probe_lease();
+    exchange.connection().worker.rng(|rng| upstream.pick(lease, now, rng, key))
 }
 
 /// Holds back the body of a request whose client waits to be asked for it.
