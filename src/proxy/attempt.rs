@@ -62,7 +62,7 @@ pub(super) async fn send(
         }
         return Err(ProxyError::new(Reason::NoHealthyEndpoint).by(upstream.name()));
     };
-    let mut stake = permit.map(|permit| Stake { permit, endpoint: stake });
+    let mut stake = Some(Stake { permit, endpoint: stake });
     let mut replays = 0;
     loop {
         exchange.attempt_begins(upstream, index, stake.take(), begun);
@@ -282,6 +282,7 @@ fn answer(
     if by_connect && accepted.is_some() {
         upgrade::into_switch(&mut head.headers, outgoing.websocket_key.as_ref());
         head.status = StatusCode::SWITCHING_PROTOCOLS;
+        exchange.judge_switched();
         exchange.answers(StatusCode::SWITCHING_PROTOCOLS);
     }
     let tunnel = accepted.and_then(|protocol| {
