@@ -217,6 +217,7 @@ fn upstream(
         },
     };
     let candidates: Vec<_> = config.endpoints.iter().map(candidate).collect();
+    let in_rotation = candidates.iter().filter(|candidate| candidate.config.weight > 0).count();
     let ring = (config.balancer.policy == BalancerPolicy::RingHash).then(|| {
         let names: Vec<_> =
             config.endpoints.iter().map(|one| (one.address.to_string(), one.weight)).collect();
@@ -228,6 +229,7 @@ fn upstream(
         config: config.clone(),
         connector,
         candidates,
+        in_rotation: u32::try_from(in_rotation).unwrap_or(u32::MAX),
         vitals,
         terms: Terms::of(&config.balancer),
         mode,

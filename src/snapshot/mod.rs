@@ -124,6 +124,8 @@ pub struct Upstream {
     pub connector: Arc<Connector>,
     /// Its endpoints, in the order of the document.
     pub candidates: Vec<Candidate>,
+    /// How many of them have a weight.
+    pub in_rotation: u32,
     /// What outlives the snapshot.
     pub vitals: Arc<Vitals>,
     /// What estimates of latency go by.
@@ -168,6 +170,7 @@ impl Upstream {
             config: config.clone(),
             connector: connector.clone(),
             candidates: vec![candidate],
+            in_rotation: 1,
             vitals,
             terms: Terms::of(&config.balancer),
             mode: BreakerMode::Off,
@@ -186,11 +189,16 @@ impl Upstream {
 
     /// What ejection of one of its endpoints goes by.
     pub(crate) fn among(&self) -> Among<'_> {
-        let in_rotation = self.candidates.iter().filter(|candidate| candidate.config.weight > 0).count();
-        Among {
-            group: &self.vitals.group,
-            settings: &self.config.ejection,
-            endpoints: u32::try_from(in_rotation).unwrap_or(u32::MAX),
+        Among { group: &self.vitals.group, settings: &self.config.ejection, endpoints: self.in_rotation }
+    }
+
+    /// Notes when those of its endpoints that are out want their probes. Whatever may have changed these moments without
+    /// saying so is made good by it.
+    pub(crate) fn note_probes(&self) {
+        for candidate in self.candidates.iter().filter(|candidate| candidate.config.weight > 0) {
+            if let Some(at) = candidate.endpoint.outlier().next_probe() {
+                self.vitals.probe_at(at);
+            }
         }
     }
 }
