@@ -18,6 +18,10 @@ const BACKWARD: u32 = 60_000;
 /// An endpoint that has something to prove is asked after so long.
 const PROOF: Duration = Duration::from_secs(1);
 
+/// One that has just begun to fail is asked sooner: after as long as it has been failing, but not before this. So
+/// ejection sees within a second whether it was a single failure, and who fails for longer is not asked more often.
+const FIRST_PROOF: Duration = Duration::from_millis(60);
+
 /// What estimates go by: the settings of a balancer, ready for reckoning.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Terms {
@@ -49,7 +53,7 @@ impl Terms {
 ///
 /// Two things are not as there. The first answer replaces the first estimate, which is a guess. And a failure counts as
 /// an answer that took the `failure_cost`, and leaves the endpoint with something to *prove*: it is offered one
-/// request a second, whatever it costs ([`Self::claim`]), and the first answer to a request that began after the failure
+/// request a second (and four in the first one), whatever it costs ([`Self::claim`]), and the first answer to a request that began after the failure
 /// ends the matter, with the time that it took as the estimate. Answers to older ones do not: they were on their way
 /// while it still worked.
 ///
@@ -63,6 +67,8 @@ pub struct Latency {
     failed: AtomicU64,
     /// When it was last asked for its proof, in microseconds; 0 = never.
     asked: AtomicU64,
+    /// When it began to fail, in microseconds; 0 = it never did.
+    fails_since: AtomicU64,
 }
 
 /// What is known, in 64 bits so that it changes in one piece: above the estimate, in seconds, negative while there is
@@ -99,6 +105,9 @@ impl Latency {
 
     /// A request failed after so long. That counts as the failure's cost, or as the time when that was longer.
     pub fn fail(&self, took: Duration, now: Stamp, terms: &Terms) {
+        if !self.is_penalised() {
+            self.fails_since.store(now.as_micros(), Ordering::Relaxed);
+        }
         self.failed.fetch_max(now.as_micros(), Ordering::Relaxed);
         let cost = terms.failure.max(seconds(took));
         self.update(|state| match state {
@@ -131,16 +140,35 @@ impl Latency {
         matches!(self.state(), State::Measured { .. })
     }
 
-    /// Takes the request that it is offered every second while it has something to prove: `true` for one caller, who
-    /// has to send it a request now.
+    /// Takes the request that it is offered while it has something to prove: `true` for one caller, who has to send it a
+    /// request now.
     pub fn claim(&self, now: Stamp) -> bool {
         let asked = self.asked.load(Ordering::Relaxed);
-        let last = asked.max(self.failed.load(Ordering::Relaxed));
-        let due = last == 0 || now.since(Stamp::from_micros(last)) >= PROOF;
+        let last = self.last(asked);
+        let due = last == 0 || now.since(Stamp::from_micros(last)) >= self.pace(last);
         due && self
             .asked
             .compare_exchange(asked, now.as_micros(), Ordering::Relaxed, Ordering::Relaxed)
             .is_ok()
+    }
+
+    /// Whether it has begun to fail so lately that it is asked more often than once a second.
+    pub fn is_suspect(&self) -> bool {
+        let last = self.last(self.asked.load(Ordering::Relaxed));
+        self.is_penalised() && self.pace(last) < PROOF
+    }
+
+    /// When it was last heard of, or asked.
+    fn last(&self, asked: u64) -> u64 {
+        asked.max(self.failed.load(Ordering::Relaxed))
+    }
+
+    /// How long after `last` it is asked.
+    fn pace(&self, last: u64) -> Duration {
+        match self.fails_since.load(Ordering::Relaxed) {
+            0 => PROOF,
+            since => Duration::from_micros(last.saturating_sub(since)).clamp(FIRST_PROOF, PROOF),
+        }
     }
 
     /// The estimate in seconds, and whether there is something to prove: it failed, or never answered.

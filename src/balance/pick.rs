@@ -18,6 +18,9 @@ const ZONE_SLACK: f64 = 4.0;
 /// An endpoint with something to prove takes at most one of so many of the requests.
 const PROOFS: usize = 8;
 
+/// The same for one that has just begun to fail; see [`Latency::is_suspect`].
+const FIRST_PROOFS: usize = 2;
+
 /// So many points of a ring are looked at.
 const LONGEST_WALK: usize = 4096;
 
@@ -181,9 +184,16 @@ impl<'l, L: Fn(usize) -> Load<'l>, T: Fn(usize) -> bool> Choice<'_, L, T> {
         } else {
             (first, second, second_unproven)
         };
-        // A member is drawn for two of as many requests as there are members; this evens out how often it is asked.
-        let proves = near && unproven && rng.usize(..2 * PROOFS) < urn.len();
-        Some(if proves && (self.load)(other).latency.claim(self.ask.now) { other } else { better })
+        if !near || !unproven {
+            return Some(better);
+        }
+        let Load { in_flight, latency } = (self.load)(other);
+        let suspect = latency.is_suspect();
+        let proofs = if suspect { FIRST_PROOFS } else { PROOFS };
+        // A member is drawn for two of as many requests as there are members; this evens out how often it is asked. One that
+        // has just begun to fail is asked one by one: where it hangs, nobody else is sent after the first.
+        let proves = (!suspect || in_flight == 0) && rng.usize(..2 * proofs) < urn.len();
+        Some(if proves && latency.claim(self.ask.now) { other } else { better })
     }
 
     /// What a request costs there, where `own` is what it counts itself; and whether it has something to prove. One

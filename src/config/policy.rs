@@ -138,6 +138,8 @@ pub struct ClientTls {
     pub identity: Option<(PathBuf, PathBuf)>,
     /// The name that the certificate must carry and that is sent as SNI; default: the host of the endpoint.
     pub server_name: Option<Arc<str>>,
+    /// The same for endpoints that are addresses: the name whose look-up has found them. Default: the address.
+    pub discovered_name: Option<Arc<str>>,
 }
 
 /// Limits of an upstream's connection pool. Counts are per endpoint and process; each worker holds its share.

@@ -307,6 +307,7 @@ pub(crate) fn bring_gauges_up_to_date(state: &State) {
         for state in EndpointState::ALL {
             upstream.metrics.endpoints.of(*state).set(states.get(state.index()).copied().unwrap_or(0));
         }
+        upstream.note_probes();
         upstream.metrics.breaker.show(BreakerState::of(&upstream.vitals.breaker.shown(now)));
         let sum = |of: fn(&Endpoint) -> u32| upstream.candidates.iter().map(|c| of(&c.endpoint)).sum::<u32>();
         let (open, idle, connecting) =

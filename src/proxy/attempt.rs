@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::{
     answer::StreamingBody,
     exchange::Exchange,
+    fallback,
     judge::Stake,
     outgoing::Outgoing,
     tunnel::{Far, Tunnel},
@@ -62,8 +63,10 @@ pub(super) async fn send(
         }
         return Err(ProxyError::new(Reason::NoHealthyEndpoint).by(upstream.name()));
     };
-    let mut stake = permit.map(|permit| Stake { permit, endpoint: stake });
+    let mut stake = Some(Stake { permit, endpoint: stake });
     let mut replays = 0;
+    // By an attempt at the upstream that falls back to this one.
+    let sent_before = !exchange.nothing_was_sent();
     loop {
         exchange.attempt_begins(upstream, index, stake.take(), (begun, now));
         let pools = &exchange.connection().worker.pools;
@@ -84,7 +87,7 @@ pub(super) async fn send(
         }
         let asked = gate.as_mut().and_then(|gate| gate.asked.take());
         let sent = if lease.is_http2() {
-            let keep = may_replay && outgoing.repeatable(exchange);
+            let keep = may_replay && outgoing.repeatable(exchange) || fallback::leads_on(exchange);
             let request = outgoing.request(exchange, lane.secure(), keep, asked)?;
             lease.send_http2(request).await.map(Came::by_http2)
         } else {
@@ -107,7 +110,7 @@ pub(super) async fn send(
                 if replay {
                     stake = exchange.take_stake();
                 } else if replays == 0 && matches!(failure, Failure::NotSent(..)) {
-                    exchange.was_sent(false);
+                    exchange.was_sent(sent_before);
                 }
                 // What the client did with its body says nothing of the endpoint.
                 exchange.attempt_ends(if upload.is_some() { Outcome::Cancelled } else { Outcome::Reset });
@@ -157,11 +160,12 @@ fn no_upgrades(exchange: &mut Exchange, upstream: &Upstream, lease: Lease) -> Pr
 /// connection died under it. Brings its head back to where it was.
 fn again(exchange: &mut Exchange, outgoing: &Outgoing, lease: &Lease, failure: &mut Failure) -> bool {
     match failure {
-        Failure::NotSent(Some(request), _) => {
+        // It has its own still, where it was to keep it.
+        Failure::NotSent(Some(request), _) if exchange.parts.headers.is_empty() => {
             Outgoing::take_back(exchange, std::mem::take(request.headers_mut()));
             true
         }
-        Failure::NotSent(None, _) => true,
+        Failure::NotSent(..) => true,
         Failure::MaybeSent(_) if !outgoing.repeatable(exchange) || !failure.connection_died() => false,
         Failure::MaybeSent(_) => {
             if lease.is_http2() {
@@ -187,7 +191,8 @@ fn pick(exchange: &Exchange, upstream: &LocalUpstream, now: Stamp) -> Option<Pic
         };
         upstream.key.hash(&request, exchange.route().map(|route| &route.config.name), 0)
     };
-    exchange.connection().worker.rng(|rng| upstream.pick(now, rng, key))
+    let lease = exchange.probe_lease();
+    exchange.connection().worker.rng(|rng| upstream.pick(lease, now, rng, key))
 }
 
 /// Holds back the body of a request whose client waits to be asked for it.
@@ -282,6 +287,7 @@ fn answer(
     if by_connect && accepted.is_some() {
         upgrade::into_switch(&mut head.headers, outgoing.websocket_key.as_ref());
         head.status = StatusCode::SWITCHING_PROTOCOLS;
+        exchange.judge_switched();
         exchange.answers(StatusCode::SWITCHING_PROTOCOLS);
     }
     let tunnel = accepted.and_then(|protocol| {

@@ -317,7 +317,11 @@ impl Exchange {
 
     /// The attempt that runs has ended like this.
     pub(super) fn attempt_ends(&mut self, outcome: Outcome) {
-        let is_replay = self.attempts.len() > 1;
+        let is_replay = match self.attempts.as_slice() {
+            // Elsewhere it is the first.
+            [.., before, last] => before.upstream.name() == last.upstream.name(),
+            _ => false,
+        };
         let Some(attempt) = self.attempts.last_mut() else { return };
         if attempt.outcome.is_some() {
             return;

@@ -51,6 +51,11 @@ fn next(exchange: &Exchange, outgoing: &Outgoing, error: &ProxyError) -> Option<
     }
 }
 
+/// Whether there is an upstream to try after the one that the request goes to.
+pub(super) fn leads_on(exchange: &Exchange) -> bool {
+    matches!(of(exchange), Some(Fallback::Upstream(_)))
+}
+
 /// The answer that stands in for the one that `error` took away, where there is one. gRPC has no use for it: its callers
 /// get the error.
 pub(super) fn answer(exchange: &Exchange, error: &ProxyError) -> Option<Respond> {

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ::http::StatusCode;
+
 use super::exchange::{Attempt, Exchange};
 use crate::{
     config::Name,
@@ -16,14 +18,14 @@ use crate::{
     policy::{
         Stamp, Verdict,
         breaker::{Breaker, Permit, Why},
-        of_grpc,
+        of_grpc, of_status,
     },
     snapshot::{EndpointStake, LocalUpstream, Route, RouteBreaker, Upstream},
     telemetry::{Ended, Outcome},
 };
 
-/// A probe by gRPC whose answer has begun is good when it has gone on for so long: streams may run for hours, and somebody
-/// waits for what the probe says.
+/// A probe whose answer has begun is good when that has gone on for so long: streams may run for hours, and somebody waits
+/// for what the probe says.
 const STREAM_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A probe that may take for ever is taken for lost after this.
@@ -32,13 +34,14 @@ const LONGEST_PROBE: Duration = Duration::from_secs(30);
 /// What the result of an attempt counts for.
 #[derive(Debug)]
 pub(super) struct Stake {
-    pub(super) permit: Permit,
+    /// The breaker's; `None` = nothing is protected, and the result counts for balancing alone.
+    pub(super) permit: Option<Permit>,
     pub(super) endpoint: EndpointStake,
 }
 
 impl Stake {
     fn is_probe(&self) -> bool {
-        self.permit.is_probe() || matches!(self.endpoint, EndpointStake::Probe(_))
+        self.permit.as_ref().is_some_and(Permit::is_probe) || matches!(self.endpoint, EndpointStake::Probe(_))
     }
 }
 
@@ -77,7 +80,7 @@ fn breaker_of<'a>(
 }
 
 impl Exchange {
-    /// Leave to send the request to `upstream`; `None` where nothing counts.
+    /// Leave to send the request to `upstream`; `None` where nothing is protected.
     pub(super) fn admit(&self, upstream: &LocalUpstream, now: Stamp) -> Result<Option<Permit>, ProxyError> {
         if upstream.bypassed() {
             return Ok(None);
@@ -100,10 +103,10 @@ impl Exchange {
         })
     }
 
-    /// How long a probe may take: as long as the request, and a little more.
+    /// How long a probe may take: as long as the answer's head, what is waited for of its body, and a little more.
     pub(super) fn probe_lease(&self) -> Duration {
         let timeout = self.route().and_then(|route| route.config.timeout);
-        timeout.map_or(LONGEST_PROBE, |timeout| timeout + Duration::from_secs(1))
+        timeout.map_or(LONGEST_PROBE, |timeout| timeout + STREAM_PATIENCE + Duration::from_secs(1))
     }
 
     /// The permit is not used.
@@ -127,6 +130,10 @@ impl Exchange {
         let Some(attempt) = self.attempts.last_mut() else { return };
         let Some(stake) = attempt.stake.take() else { return };
         let Some(attempt) = self.attempts.last() else { return };
+        if verdict == Verdict::Failure && attempt.outcome == Some(Outcome::Success) {
+            // What followed the head was no success.
+            attempt.endpoint().inspect(|endpoint| endpoint.failed());
+        }
         let seen = Seen { verdict, took: attempt.took, now };
         self.connection.worker.rng(|rng| {
             count(self.route(), &attempt.upstream, attempt.candidate, stake, seen, rng);
@@ -155,32 +162,52 @@ impl Exchange {
     /// The head of an answer that is no failure has come; `switches` protocols.
     pub(super) fn judge_head(&mut self, switches: bool, now: Stamp) {
         if self.refused_on_purpose {
-            return self.judge(Verdict::Neither, now);
+            self.judge(Verdict::Neither, now);
+        } else if switches {
+            self.judge(Verdict::Success, now);
+        } else if let Some(status) = self.grpc_status.filter(|_| self.is_grpc) {
+            self.judge(self.verdict_of_grpc(status), now);
+        } else {
+            self.wait_for_body();
         }
-        if switches {
-            return self.judge(Verdict::Success, now);
-        }
-        if self.is_grpc {
-            if let Some(status) = self.grpc_status {
-                return self.judge(of_grpc(status), now);
-            }
-            return self.wait_for_stream();
-        }
-        if let Some(attempt) = self.attempts.last()
-            && matches!(&attempt.stake, Held::Own(stake) if stake.is_probe())
-        {
+    }
+
+    /// By extended `CONNECT` a tunnel is there: what becomes of it says nothing of requests.
+    pub(super) fn judge_switched(&mut self) {
+        if let Some(now) = self.attempts.last().map(Attempt::ended_at) {
             self.judge(Verdict::Success, now);
         }
     }
 
-    /// Has a probe's stream judged when it has run for long enough.
-    fn wait_for_stream(&mut self) {
-        let (view, route) = (self.view.clone(), self.route);
-        let worker = self.connection.worker.clone();
+    /// What a gRPC status says. That a deadline was too short which the client set is nobody's failure, whoever finds it
+    /// out first.
+    fn verdict_of_grpc(&self, status: u16) -> Verdict {
+        const DEADLINE_EXCEEDED: u16 = 4;
+        match status {
+            DEADLINE_EXCEEDED if self.limits.client_is_first() => Verdict::Neither,
+            _ => of_grpc(status),
+        }
+    }
+
+    /// What the end of a gRPC answer says.
+    fn verdict_of_stream(&self) -> Verdict {
+        match (self.grpc_status, self.status) {
+            (Some(status), _) => self.verdict_of_grpc(status),
+            // Not by gRPC at all: that there is no such thing (404), or too much of it (429), is an answer.
+            (None, Some(status)) if status != StatusCode::OK => of_status(status),
+            // Without a status it is UNKNOWN (gRPC over HTTP/2, "Responses").
+            (None, _) => Verdict::Failure,
+        }
+    }
+
+    /// Has a probe judged when its answer has gone on for long enough, if that does not end before: half an answer is none.
+    fn wait_for_body(&mut self) {
         let Some(attempt) = self.attempts.last_mut() else { return };
         if !matches!(&attempt.stake, Held::Own(stake) if stake.is_probe()) {
             return;
         }
+        let (view, route) = (self.view.clone(), self.route);
+        let worker = self.connection.worker.clone();
         let shared = Rc::new(RefCell::new(attempt.stake.take()));
         attempt.stake = Held::Shared(shared.clone());
         let (upstream, candidate, took) = (attempt.upstream.clone(), attempt.candidate, attempt.took);
@@ -203,8 +230,7 @@ impl Exchange {
         };
         let now = attempt.stamp.after(ended_at.saturating_duration_since(attempt.begun));
         let verdict = match self.ended {
-            // Without a status it is UNKNOWN (gRPC over HTTP/2, "Responses").
-            Ended::Complete if self.is_grpc => self.grpc_status.map_or(Verdict::Failure, of_grpc),
+            Ended::Complete if self.is_grpc => self.verdict_of_stream(),
             Ended::Timeout if self.limits.client_is_late() => Verdict::Neither,
             Ended::ClientGone if self.is_grpc => Verdict::Neither,
             // It has answered: that the client does not want any more says nothing against it.
@@ -233,7 +259,8 @@ fn count(
     rng: &mut fastrand::Rng,
 ) {
     let (breaker, own) = breaker_of(route, upstream);
-    if let Some(transition) = breaker.end(stake.permit, verdict, took, now, rng) {
+    let is_protected = stake.permit.is_some();
+    if let Some(transition) = stake.permit.and_then(|permit| breaker.end(permit, verdict, took, now, rng)) {
         upstream.breaker_changed(own, transition);
     }
     let Some(endpoint) = upstream.candidates.get(candidate).map(|candidate| &candidate.endpoint) else {
@@ -242,6 +269,9 @@ fn count(
     if verdict == Verdict::Failure {
         endpoint.latency().fail(took, now, &upstream.terms);
         endpoint.health().suspect();
+    }
+    if !is_protected {
+        return;
     }
     let among = upstream.among();
     let change = match stake.endpoint {

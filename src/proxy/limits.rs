@@ -89,6 +89,11 @@ impl TimeLimits {
         }
     }
 
+    /// Whether the client set a deadline that comes before the route's.
+    pub(super) fn client_is_first(self) -> bool {
+        self.client_by.is_some_and(|client| self.headers_by.is_none_or(|route| client <= route))
+    }
+
     /// Whether the deadline that the client set is over.
     pub(super) fn client_is_late(self) -> bool {
         self.client_by.is_some_and(|by| by <= Instant::now())

@@ -95,7 +95,11 @@ async fn dispatch(exchange: &mut Exchange) -> Result<attempt::Answer, Instead> {
         let sending = pin!(fallback::send(exchange, &upstream, &mut outgoing));
         limits.bound(&deadlines, &flow, sending).await
     };
-    Ok(sent.unwrap_or_else(|reason| Err(exchange.timed_out(reason, &upstream)))?)
+    Ok(sent.unwrap_or_else(|reason| {
+        // It may have gone on to another one.
+        let upstream = exchange.upstream.clone().unwrap_or(upstream);
+        Err(exchange.timed_out(reason, &upstream))
+    })?)
 }
 
 /// Runs `future`; a panic in it becomes an error that says what the panic said.

@@ -184,7 +184,9 @@ impl Outgoing {
             }
             Cow::Owned(headers)
         };
-        let host = (!self.says_host).then_some(&self.host);
+        // An attempt by HTTP/2 has no use for the field, and may have taken it away.
+        let says_host = self.says_host && (attempt == 1 || own.headers.contains_key(header::HOST));
+        let host = (!says_host).then_some(&self.host);
         let (target, via) = (self.target.as_str(), self.via.as_ref());
         Head { method: &own.method, target, headers, host, via, attempt: number(attempt) }
     }

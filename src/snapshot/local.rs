@@ -71,17 +71,18 @@ impl LocalUpstream {
         self.0.bypass
     }
 
-    /// One of its candidates for a request; `hash` is that of the key that the upstream is balanced by. `None` when none
-    /// may be used.
+    /// One of its candidates for a request, which will have its answer within `lease`; `hash` is that of the key that the
+    /// upstream is balanced by. `None` when none may be used.
     pub(crate) fn pick(
         &self,
+        lease: Duration,
         now: Stamp,
         rng: &mut fastrand::Rng,
         hash: impl FnOnce() -> Option<u64>,
     ) -> Option<Picked> {
         if !self.0.bypass
             && self.vitals.wants_probe(now)
-            && let Some(probe) = self.probe(now)
+            && let Some(probe) = self.probe(lease, now)
         {
             return Some(probe);
         }
@@ -104,15 +105,14 @@ impl LocalUpstream {
 
     /// An ejected candidate that is due for its probe.
     #[cold]
-    fn probe(&self, now: Stamp) -> Option<Picked> {
-        let lease = crate::policy::ejection::PROBE_LEASE;
+    fn probe(&self, lease: Duration, now: Stamp) -> Option<Picked> {
         self.vitals.look_for_probes();
         let mut found = None;
-        for (index, candidate) in self.candidates.iter().enumerate() {
+        let weighty = |(_, candidate): &(usize, &super::Candidate)| candidate.config.weight > 0;
+        for (index, candidate) in self.candidates.iter().enumerate().filter(weighty) {
             let (outlier, serves) = (candidate.endpoint.outlier(), candidate.endpoint.health().serves());
             if found.is_none()
                 && serves
-                && candidate.config.weight > 0
                 && let Some(probe) = outlier.try_probe_within(lease, now)
             {
                 found = Some(Picked { index, stake: EndpointStake::Probe(probe) });

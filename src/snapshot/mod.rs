@@ -191,6 +191,16 @@ impl Upstream {
     pub(crate) fn among(&self) -> Among<'_> {
         Among { group: &self.vitals.group, settings: &self.config.ejection, endpoints: self.in_rotation }
     }
+
+    /// Notes when those of its endpoints that are out want their probes. Whatever may have changed these moments without
+    /// saying so is made good by it.
+    pub(crate) fn note_probes(&self) {
+        for candidate in self.candidates.iter().filter(|candidate| candidate.config.weight > 0) {
+            if let Some(at) = candidate.endpoint.outlier().next_probe() {
+                self.vitals.probe_at(at);
+            }
+        }
+    }
 }
 
 /// One endpoint as a candidate for requests.

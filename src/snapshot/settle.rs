@@ -13,6 +13,8 @@ pub(super) fn settle(before: &Snapshot, after: &Snapshot, now: Stamp) {
         let found = before.upstreams.binary_search_by(|known| known.name().cmp(upstream.name()));
         found.ok().and_then(|index| before.upstreams.get(index))
     };
+    // First: those who are gone are not among those who are out.
+    leave(before, after);
     for upstream in &after.upstreams {
         let known = before_of(upstream);
         if known.is_some_and(|known| Arc::ptr_eq(known, upstream)) {
@@ -23,12 +25,20 @@ pub(super) fn settle(before: &Snapshot, after: &Snapshot, now: Stamp) {
         if let Some(transition) = transition {
             upstream.breaker_changed(None, transition);
         }
+        for candidate in &upstream.candidates {
+            // What is to get nothing must not keep others in by being out, and is as new when it gets something again.
+            match candidate.config.weight {
+                0 => candidate.endpoint.outlier().leave(&upstream.vitals.group),
+                _ => candidate.endpoint.outlier().join(now),
+            }
+        }
         let among = upstream.among();
         for (index, candidate) in upstream.candidates.iter().enumerate() {
             if let Some(change) = candidate.endpoint.outlier().review(&among, now) {
                 upstream.endpoint_changed(index, change, now);
             }
         }
+        upstream.note_probes();
         // Weights, tiers and what else a rota goes by.
         upstream.vitals.changed();
     }
@@ -49,23 +59,20 @@ pub(super) fn settle(before: &Snapshot, after: &Snapshot, now: Stamp) {
             }
         }
     }
-    leave(before, after);
 }
 
-/// Endpoints that are new among others are brought up slowly.
+/// Endpoints that are new among others are brought up slowly. Where no request has been to any of those, as when the start
+/// of the process finds one endpoint after the other, all are equally new.
 fn join(before: Option<&Upstream>, after: &Upstream, now: Stamp) {
     let known: HashSet<u64> = before
         .iter()
         .flat_map(|before| &before.candidates)
         .map(|candidate| candidate.endpoint.id())
         .collect();
+    let others_run =
+        before.is_some_and(|before| before.candidates.iter().any(|known| known.endpoint.requests() > 0));
     for candidate in &after.candidates {
-        if known.contains(&candidate.endpoint.id()) {
-            continue;
-        }
-        // One that was there before, and still carries requests, starts anew.
-        candidate.endpoint.outlier().join(now);
-        if !known.is_empty() {
+        if others_run && !known.contains(&candidate.endpoint.id()) {
             candidate.endpoint.starts_slowly(now);
         }
     }
@@ -81,3 +88,6 @@ fn leave(before: &Snapshot, after: &Snapshot) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

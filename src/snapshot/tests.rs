@@ -18,7 +18,7 @@ use crate::{
     telemetry::Metrics,
 };
 
-fn file(policy: &str) -> File {
+pub(super) fn file(policy: &str) -> File {
     let text = format!(
         "service: s\nlisteners: {{ in: {{ listen: 127.0.0.1:1 }}, out: {{ listen: 127.0.0.1:2 }} }}\npolicy:\n{policy}"
     );
@@ -28,7 +28,7 @@ fn file(policy: &str) -> File {
     loaded.file.unwrap_or_else(|| panic!("{text}: {:?}", loaded.faults))
 }
 
-fn listeners(file: &File, metrics: &Metrics) -> Vec<Arc<Listener>> {
+pub(super) fn listeners(file: &File, metrics: &Metrics) -> Vec<Arc<Listener>> {
     let make = |(index, config): (usize, &config::bootstrap::Listener)| {
         let via = Via::new(&file.bootstrap.instance, &config.name, &config.listen);
         let handles = metrics.listener(&config.name);

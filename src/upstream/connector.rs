@@ -103,6 +103,8 @@ struct Tls {
     both: Arc<ClientConfig>,
     nothing: Arc<ClientConfig>,
     server_name: Option<ServerName<'static>>,
+    /// For endpoints that are addresses.
+    discovered_name: Option<ServerName<'static>>,
 }
 
 impl Connector {
@@ -292,14 +294,14 @@ impl Tls {
         let (http1, http2) = (offering(&[b"http/1.1"]), offering(&[b"h2"]));
         let both = offering(&[b"h2", b"http/1.1"]);
         let nothing = offering(&[]);
-        let server_name = match &files.server_name {
-            None => None,
-            Some(name) => Some(
-                ServerName::try_from(name.to_string())
-                    .map_err(|e| TlsError::Pair(format!("server_name {name}: {e}")))?,
-            ),
+        let name = |name: &Option<Arc<str>>| match name {
+            None => Ok(None),
+            Some(name) => ServerName::try_from(name.to_string())
+                .map(Some)
+                .map_err(|e| TlsError::Pair(format!("server_name {name}: {e}"))),
         };
-        Ok(Self { http1, http2, both, nothing, server_name })
+        let (server_name, discovered_name) = (name(&files.server_name)?, name(&files.discovered_name)?);
+        Ok(Self { http1, http2, both, nothing, server_name, discovered_name })
     }
 
     fn name_for(&self, to: &EndpointAddress) -> Result<ServerName<'static>, ConnectError> {
@@ -307,7 +309,9 @@ impl Tls {
             return Ok(name.clone());
         }
         match to {
-            EndpointAddress::Socket(address) => Ok(ServerName::from(address.ip())),
+            EndpointAddress::Socket(address) => {
+                Ok(self.discovered_name.clone().unwrap_or_else(|| ServerName::from(address.ip())))
+            }
             EndpointAddress::Host(host, _) => {
                 ServerName::try_from(host.to_string()).map_err(|e| ConnectError::Tls(e.to_string()))
             }

@@ -65,7 +65,7 @@ impl Vitals {
     }
 
     /// Forgets when probes are wanted: whoever calls this looks at all endpoints then, and says it anew. What others say
-    /// in between is kept.
+    /// in between is kept. A request of the snapshot before may not know all of them: the control side looks, too.
     pub(crate) fn look_for_probes(&self) {
         self.probe_at.store(u64::MAX, Ordering::Relaxed);
     }

@@ -11,14 +11,19 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod balancing;
 mod bodies;
+mod breakers;
 mod edges;
 mod errors;
+mod fallback;
 mod framing;
 mod harness;
 mod headers;
+mod health;
 mod life;
 mod listeners;
+mod live;
 mod passthrough;
 mod path;
 mod pool;

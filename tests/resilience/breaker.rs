@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     load::{Sample, quantile, tally},
-    origins::Mode,
+    origins::{Mode, Unruly},
     support::{raw::Raw, wait_until},
     world::{Setup, World, origins, promised},
 };
@@ -12,51 +12,65 @@ use crate::{
 const RATE: u32 = 100;
 
 #[test]
-fn a_dead_upstream_is_answered_for_at_once_and_comes_back_by_degrees() {
-    for mode in [Mode::Refuse, Mode::Status(500), Mode::Silent] {
-        let all = origins(["a", "b", "c"]);
-        let [a, b, c] = &all;
-        let fields = "breaker: { open_for: 500ms, max_open: 1s, ramp: 2s }";
-        let route = "timeout: 500ms";
-        let world = Setup::default().routed("app", &[a, b, c], fields, route).start();
-        let load = world.load("app", RATE);
-        load.more(50);
-        all.iter().for_each(|origin| origin.set(mode));
-        world.wait_breaker("app", "open");
+fn one_that_is_not_there_is_answered_for_at_once_and_comes_back_by_degrees() {
+    dies_and_comes_back(Mode::Refuse);
+}
 
-        // Open: whoever is refused is told at once, with a reason and when to come again; few find the origins.
-        let (since, seen) = (Instant::now(), all.iter().map(|origin| origin.requests()).sum::<usize>());
-        let closed = load.more(200);
-        let refused: Vec<Sample> =
-            closed.iter().filter(|sample| sample.reason == "breaker_open").cloned().collect();
-        assert!(refused.len() > closed.len() * 3 / 4, "{mode:?}: {:?}", tally(&closed));
-        assert!(refused.iter().all(|sample| sample.status == 503 && sample.retry_after.is_some()));
-        promised("an answer while the breaker is open", quantile(&refused, 0.99), Duration::from_millis(10));
-        let probes = all.iter().map(|origin| origin.requests()).sum::<usize>() - seen;
-        let most = 3 * (2 + since.elapsed().as_millis() / 250);
-        assert!(probes as u128 <= most, "{mode:?}: {probes} probes in {:?}", since.elapsed());
+#[test]
+fn one_that_answers_500_is_answered_for_at_once_and_comes_back_by_degrees() {
+    dies_and_comes_back(Mode::Status(500));
+}
 
-        // It returns: probes, then more and more, and no second collapse.
-        all.iter().for_each(|origin| origin.set(Mode::Good));
-        world.wait_breaker("app", "closed");
-        let back = Instant::now();
-        wait_until("all to be good", || load.more(50).iter().all(Sample::is_good));
-        let after = load.since(back);
-        let others: Vec<_> = after
-            .iter()
-            .filter(|sample| !sample.is_good() && sample.reason != "breaker_open")
-            .cloned()
-            .collect();
-        assert!(others.is_empty(), "{mode:?}: {:?}", tally(&others));
-        // The first tenth of the ramp lets some 10 to 20 % pass.
-        let early: Vec<_> =
-            after.iter().filter(|sample| sample.at < back + Duration::from_millis(200)).cloned().collect();
-        let passed = early.iter().filter(|sample| sample.is_good()).count();
-        assert!(passed <= early.len() * 2 / 3 + 3, "{mode:?}: {passed} of {} at once", early.len());
-        let opened = world.metric("weir_breaker_transitions_total", &[("upstream", "app"), ("to", "open")]);
-        assert!(opened >= 1.0);
-        load.end();
+#[test]
+fn one_that_hangs_is_answered_for_at_once_and_comes_back_by_degrees() {
+    dies_and_comes_back(Mode::Silent);
+}
+
+#[track_caller]
+fn dies_and_comes_back(mode: Mode) {
+    let all = origins(["a", "b", "c"]);
+    let [a, b, c] = &all;
+    let fields = "breaker: { open_for: 500ms, max_open: 1s, ramp: 2s }";
+    let route = "timeout: 500ms";
+    let world = Setup::default().routed("app", &[a, b, c], fields, route).start();
+    let load = world.load("app", RATE);
+    load.more(50);
+    for origin in &all {
+        origin.set(mode);
     }
+    world.wait_breaker("app", "open");
+
+    // Open: whoever is refused is told at once, with a reason and when to come again; few find the origins.
+    let (since, seen) = (Instant::now(), all.iter().map(Unruly::requests).sum::<usize>());
+    let closed = load.more(200);
+    let refused: Vec<Sample> =
+        closed.iter().filter(|sample| sample.reason == "breaker_open").cloned().collect();
+    assert!(refused.len() > closed.len() * 3 / 4, "{mode:?}: {:?}", tally(&closed));
+    assert!(refused.iter().all(|sample| sample.status == 503 && sample.retry_after.is_some()));
+    promised("an answer while the breaker is open", quantile(&refused, 0.99), Duration::from_millis(10));
+    let probes = all.iter().map(Unruly::requests).sum::<usize>() - seen;
+    let most = 3 * (2 + since.elapsed().as_millis() / 250);
+    assert!(probes as u128 <= most, "{mode:?}: {probes} probes in {:?}", since.elapsed());
+
+    // It returns: probes, then more and more, and no second collapse.
+    for origin in &all {
+        origin.set(Mode::Good);
+    }
+    world.wait_breaker("app", "closed");
+    let back = Instant::now();
+    wait_until("all to be good", || load.more(50).iter().all(Sample::is_good));
+    let after = load.since(back);
+    let others: Vec<_> =
+        after.iter().filter(|sample| !sample.is_good() && sample.reason != "breaker_open").cloned().collect();
+    assert!(others.is_empty(), "{mode:?}: {:?}", tally(&others));
+    // The first tenth of the ramp lets some 10 to 20 % pass.
+    let early: Vec<_> =
+        after.iter().filter(|sample| sample.at < back + Duration::from_millis(200)).cloned().collect();
+    let passed = early.iter().filter(|sample| sample.is_good()).count();
+    assert!(passed <= early.len() * 2 / 3 + 3, "{mode:?}: {passed} of {} at once", early.len());
+    let opened = world.metric("weir_breaker_transitions_total", &[("upstream", "app"), ("to", "open")]);
+    assert!(opened >= 1.0);
+    load.end();
 }
 
 #[test]
@@ -159,5 +173,19 @@ fn a_route_with_a_breaker_of_its_own_opens_alone() {
     wait_until("the route's breaker to open", || world.metric("weir_breaker_state", &of_route) > 0.5);
     let own = world.metric("weir_breaker_state", &[("upstream", "app"), ("route", ""), ("state", "open")]);
     assert!(own < 0.5, "the upstream's own stays closed");
+    load.end();
+}
+
+#[test]
+fn slowness_alone_opens_it_where_that_is_asked_for() {
+    let [origin] = origins(["a"]);
+    let fields = "breaker: { slow_rate: 50%, slow_after: 200ms, open_for: 1m }";
+    let world = Setup::default().upstream("app", &[&origin], fields).start();
+    let load = world.load("app", RATE);
+    assert!(load.more(60).iter().all(Sample::is_good));
+    origin.set(Mode::Slow(Duration::from_millis(600)));
+    world.wait_breaker("app", "open");
+    let refused = load.more(30);
+    assert!(refused.iter().all(|sample| sample.reason == "breaker_open"), "{:?}", tally(&refused));
     load.end();
 }

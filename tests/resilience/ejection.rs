@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use crate::{
     load::{Load, Sample, share, tally},
     origins::{Mode, Unruly},
-    support::wait_until,
+    support::{
+        client::{Client, empty},
+        wait_until,
+    },
     world::{Setup, World, origins, promised, within},
 };
 
@@ -13,9 +16,13 @@ use crate::{
 const RATE: u32 = 50;
 
 /// The first of these fails, goes out, recovers and comes back; `mode`: how it fails.
+///
+/// Under `peak_ewma` traffic leaves it with its first failure, and what is left (a request a second) takes its time to
+/// fail five times in a row; under the other ways only ejection helps.
 #[track_caller]
-fn goes_and_comes_back(all: &[&Unruly], mode: Mode) {
-    let world = Setup::default().upstream("app", all, "breaker: off").start();
+fn goes_and_comes_back(all: &[&Unruly], mode: Mode, balancer: &str) {
+    let fields = format!("breaker: off, balancer: {{ policy: {balancer} }}");
+    let world = Setup::default().upstream("app", all, &fields).start();
     let load = world.load("app", RATE);
     let before = load.more(30);
     assert!(before.iter().all(Sample::is_good), "{:?}", tally(&before));
@@ -24,23 +31,30 @@ fn goes_and_comes_back(all: &[&Unruly], mode: Mode) {
     bad.set(mode);
     let failing = Instant::now();
     let out = within("the endpoint to be ejected", || ejected(&world) == 1);
-    promised("out of rotation after", out, Duration::from_secs(1));
+    promised(&format!("{balancer}: traffic had left after"), bad.left_after(failing), Duration::from_secs(1));
+    if balancer == "peak_ewma" {
+        eprintln!("{balancer}: ejected after {out:?}");
+    } else {
+        promised(&format!("{balancer}: ejected after"), out, Duration::from_secs(1));
+    }
     // Five in a row, those that were under way with them, and not the traffic of a whole window.
     let cost = failures(&load.since(failing));
     assert!(cost <= 20, "ejection cost {cost} requests");
 
-    // Out: only probes find it, and each is one request. The first ejections last 1 s, 2 s, 4 s …, jittered.
+    // Out: only probes find it, and each is one request. The first ejections last 1 s, 2 s, 4 s …, jittered. A probe is
+    // judged by its answer's head: whoever breaks off behind it is back for five more.
+    let each = if mode == Mode::HalfBody { 6 } else { 1 };
     let (from, probes) = (Instant::now(), bad.requests());
-    load.more(150);
+    let out = load.more(150);
     let (took, probes) = (from.elapsed(), bad.requests() - probes);
-    let most = 2 + took.as_secs() / 2;
-    assert!(probes as u64 <= most.max(4), "{probes} requests in {took:?} at an endpoint that is out");
-    assert!(failures(&load.since(from)) <= probes, "only probes fail");
+    let most = each * usize::try_from((2 + took.as_secs() / 2).max(4)).unwrap();
+    assert!(probes <= most, "{probes} requests in {took:?} at an endpoint that is out");
+    assert!(failures(&out) <= most, "only probes fail: {:?}", tally(&out));
 
     bad.set(Mode::Good);
     let (recovered, seen) = (Instant::now(), bad.requests());
     let back = within("the endpoint to be back", || ejected(&world) == 0 && bad.requests() > seen);
-    promised("back in rotation after", back, Duration::from_secs(10));
+    promised(&format!("{balancer}: back in rotation after"), back, Duration::from_secs(10));
     let fair = 1.0 / f64::from(u32::try_from(all.len()).unwrap());
     // It has slowed down nobody meanwhile, and comes up to its share.
     wait_until("its share", || share(&load.more(40), bad.name()) > fair / 2.0);
@@ -63,31 +77,90 @@ fn failures(samples: &[Sample]) -> usize {
 #[test]
 fn one_of_three_that_answers_500() {
     let [a, b, c] = origins(["a", "b", "c"]);
-    goes_and_comes_back(&[&a, &b, &c], Mode::Status(500));
+    goes_and_comes_back(&[&a, &b, &c], Mode::Status(500), "peak_ewma");
+}
+
+#[test]
+fn one_of_three_that_answers_500_in_turn() {
+    let [a, b, c] = origins(["a", "b", "c"]);
+    goes_and_comes_back(&[&a, &b, &c], Mode::Status(500), "round_robin");
+}
+
+#[test]
+fn one_of_two_in_turn() {
+    let [a, b] = origins(["a", "b"]);
+    goes_and_comes_back(&[&a, &b], Mode::Refuse, "least_request");
+}
+
+#[test]
+fn one_of_three_that_breaks_off_inside_of_its_bodies() {
+    let [a, b, c] = origins(["a", "b", "c"]);
+    goes_and_comes_back(&[&a, &b, &c], Mode::HalfBody, "round_robin");
+}
+
+#[test]
+fn one_of_three_that_flaps_costs_little() {
+    let [a, b, c] = origins(["a", "b", "c"]);
+    let world = Setup::default().upstream("app", &[&a, &b, &c], "breaker: off").start();
+    let load = world.load("app", RATE);
+    load.more(30);
+    a.set(Mode::Flapping(Duration::from_millis(500)));
+    let since = Instant::now();
+    wait_until("half of ten seconds", || load.since(since).len() > 300);
+    let all = load.since(since);
+    assert!(failures(&all) * 20 <= all.len(), "more than 5 % fail: {:?}", tally(&all));
+    load.end();
+}
+
+#[test]
+fn one_of_three_whose_grpc_statuses_say_so() {
+    let [a, b, c] = origins(["a", "b", "c"]);
+    let fields = "breaker: off, protocol: http2, balancer: { policy: round_robin }";
+    let world = Setup::default().upstream("app", &[&a, &b, &c], fields).start();
+    let client = Client::http2(world.weir.at("outbound"));
+    let ask = || {
+        let headers = [("content-type", "application/grpc"), ("te", "trailers")];
+        let answer = client.send(client.to("app", "POST", "/a.B/C", &headers, empty()));
+        (answer.header("x-origin").to_owned(), answer.trailers["grpc-status"].to_str().unwrap().to_owned())
+    };
+    // RESOURCE_EXHAUSTED is load, not failure.
+    a.set(Mode::Grpc(8));
+    for _ in 0..60 {
+        ask();
+    }
+    assert_eq!(ejected(&world), 0);
+    a.set(Mode::Grpc(14));
+    wait_until("the endpoint to be ejected", || {
+        ask();
+        ejected(&world) == 1
+    });
+    let answers: Vec<_> = (0..30).map(|_| ask()).collect();
+    assert!(answers.iter().filter(|(_, code)| code != "0").count() <= 2, "{answers:?}");
 }
 
 #[test]
 fn one_of_three_that_resets() {
     let [a, b, c] = origins(["a", "b", "c"]);
-    goes_and_comes_back(&[&a, &b, &c], Mode::Reset);
+    goes_and_comes_back(&[&a, &b, &c], Mode::Reset, "peak_ewma");
 }
 
 #[test]
 fn one_of_three_that_breaks_off_inside_of_its_heads() {
     let [a, b, c] = origins(["a", "b", "c"]);
-    goes_and_comes_back(&[&a, &b, &c], Mode::HalfHead);
+    goes_and_comes_back(&[&a, &b, &c], Mode::HalfHead, "peak_ewma");
 }
 
 #[test]
 fn one_of_two() {
     let [a, b] = origins(["a", "b"]);
-    goes_and_comes_back(&[&a, &b], Mode::Status(503));
+    goes_and_comes_back(&[&a, &b], Mode::Status(503), "peak_ewma");
 }
 
 #[test]
 fn one_alone_is_never_ejected_and_the_breaker_acts() {
     let [a] = origins(["a"]);
-    let world = Setup::default().upstream("app", &[&a], "breaker: { open_for: 1s }").start();
+    let world =
+        Setup::default().upstream("app", &[&a], "breaker: { open_for: 1s, max_open: 1s, ramp: 1s }").start();
     let load = world.load("app", RATE);
     load.more(30);
     a.set(Mode::Status(500));

@@ -18,7 +18,7 @@ fn a_dependency_that_hangs_does_not_touch_other_routes() {
         .routed(
             "cache",
             &[cache],
-            "breaker: { open_for: 1s }, pool: { max_connections: 50 }",
+            "breaker: { open_for: 1s, max_open: 1s, ramp: 1s }, pool: { max_connections: 50 }",
             "timeout: 500ms",
         )
         .start();

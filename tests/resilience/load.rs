@@ -140,15 +140,14 @@ async fn exchange(
     mut sample: Sample,
 ) -> Result<Sample, Box<dyn std::error::Error + Send + Sync>> {
     let idle = shared.idle.lock().unwrap().pop();
-    let mut sender = match idle.filter(SendRequest::is_ready) {
-        Some(sender) => sender,
-        None => {
-            let stream = TcpStream::connect(shared.address).await?;
-            stream.set_nodelay(true)?;
-            let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-            tokio::spawn(connection);
-            sender
-        }
+    let mut sender = if let Some(sender) = idle.filter(SendRequest::is_ready) {
+        sender
+    } else {
+        let stream = TcpStream::connect(shared.address).await?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        sender
     };
     sender.ready().await?;
     let answer =
@@ -161,7 +160,7 @@ async fn exchange(
     let body = body.collect().await?.to_bytes();
     if is_problem {
         let problem: serde_json::Value = serde_json::from_slice(&body)?;
-        sample.reason = problem["reason"].as_str().unwrap_or_default().to_owned();
+        problem["reason"].as_str().unwrap_or_default().clone_into(&mut sample.reason);
     }
     sample.status = head.status.as_u16();
     shared.idle.lock().unwrap().push(sender);

@@ -55,7 +55,7 @@ impl Mode {
         match self {
             Self::Flapping(period) => {
                 let turns = since.elapsed().as_micros() / period.as_micros().max(1);
-                if turns % 2 == 0 { Self::Good } else { Self::Status(500) }
+                if turns.is_multiple_of(2) { Self::Good } else { Self::Status(500) }
             }
             mode => mode,
         }
@@ -115,6 +115,14 @@ impl Unruly {
     /// How many requests came since then, without health checks.
     pub fn requests_since(&self, since: Instant) -> usize {
         self.shared.seen.lock().unwrap().iter().filter(|at| **at >= since).count()
+    }
+
+    /// How long after `since` traffic had left it: from then on no second had more than two requests for it.
+    pub fn left_after(&self, since: Instant) -> Duration {
+        let seen: Vec<Instant> =
+            self.shared.seen.lock().unwrap().iter().copied().filter(|at| *at >= since).collect();
+        let close = |three: &[Instant]| three[2].duration_since(three[0]) < Duration::from_secs(1);
+        seen.windows(3).filter(|three| close(three)).map(|three| three[2] - since).max().unwrap_or_default()
     }
 
     /// How many health checks came so far: requests for `/healthz`.
@@ -218,7 +226,7 @@ impl Shared {
         }
         self.hanging.fetch_add(1, Ordering::SeqCst);
         let _hanging = Hanging(&self.hanging);
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -107,9 +107,27 @@ fn a_proof_is_claimed_once_a_second_by_one() {
     assert!(latency.claim(now), "one that never answered: at once");
     assert!(!latency.claim(now) && !latency.claim(now.after(ms(999))));
     assert!(latency.claim(now.after(ms(1_000))));
-    latency.fail(ms(1), now.after(ms(1_900)), &terms());
-    assert!(!latency.claim(now.after(ms(2_899))), "a second after the failure");
-    assert!(latency.claim(now.after(ms(2_900))));
+}
+
+/// Each of them fails at once.
+#[test]
+fn who_has_just_begun_to_fail_is_asked_after_as_long_as_that_lasts() {
+    let (latency, now) = (Latency::default(), start());
+    latency.sample(ms(1), now, &terms());
+    latency.fail(ms(1), now, &terms());
+    let mut asked = Vec::new();
+    for after in 1..4_000 {
+        assert_eq!(latency.is_suspect(), after <= 1_920 && asked.len() < 6, "{after}");
+        if latency.claim(now.after(ms(after))) {
+            latency.fail(ms(0), now.after(ms(after)), &terms());
+            asked.push(after);
+        }
+    }
+    assert_eq!(asked, [60, 120, 240, 480, 960, 1_920, 2_920, 3_920]);
+    latency.sample(ms(1), now.after(ms(5_000)), &terms());
+    assert!(!latency.is_suspect());
+    latency.fail(ms(1), now.after(ms(6_000)), &terms());
+    assert!(latency.claim(now.after(ms(6_060))), "it begins anew");
 }
 
 #[test]

@@ -93,7 +93,7 @@ fn etcd(wire: &EtcdWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Option<Etcd> {
 
 /// TLS without settings: the system's authorities, no certificate of one's own.
 fn system_trust() -> ClientTls {
-    ClientTls { ca: None, identity: None, server_name: None }
+    ClientTls::default()
 }
 
 fn credentials(wire: &EtcdWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Option<Credentials> {

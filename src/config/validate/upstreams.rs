@@ -42,6 +42,8 @@ pub(in crate::config) fn upstream(
     let discover = optional(wire.discover.as_ref(), "discover", cx, resilience::discover);
     let tls =
         wire.tls.as_ref().map(|tls| cx.at("tls", tls.origin, |cx| client_tls(&tls.value, facts.probe, cx)));
+    let discovered_name = discover.as_ref().map(|discover| Arc::clone(&discover.host));
+    let tls = tls.map(|tls| ClientTls { discovered_name, ..tls });
     unix_name(wire, cx);
     let health = match &wire.health {
         Some(Spanned { value: OrOff::On(health), origin }) => {
@@ -185,6 +187,7 @@ pub(super) fn client_tls(
         ca: wire.ca.as_ref().map(|file| file.value.0.clone()),
         identity: identity.map(|(cert, key)| (cert.value.0.clone(), key.value.0.clone())),
         server_name: wire.server_name.as_ref().map(|name| Arc::clone(&name.value.0)),
+        discovered_name: None,
     }
 }
 

@@ -370,7 +370,11 @@ async fn the_grpc_health_protocol_is_understood() {
 
 /// A certificate for 127.0.0.1, and who trusts it.
 fn identity(folder: &Path) -> (ServerConfig, ClientTls) {
-    let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    identity_of("127.0.0.1", folder)
+}
+
+fn identity_of(name: &str, folder: &Path) -> (ServerConfig, ClientTls) {
+    let signed = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
     let ca = folder.join("ca.pem");
     std::fs::write(&ca, signed.cert.pem()).unwrap();
     let key = PrivateKeyDer::from_pem_slice(signed.signing_key.serialize_pem().as_bytes()).unwrap();
@@ -428,6 +432,26 @@ async fn everything_but_tcp_goes_by_tls_where_the_upstream_has_it() {
     .await;
     let (result, _) = question(HealthCheck::Tls).under(&client).of(clear).await;
     assert_eq!(result, HealthResult::ConnectError);
+}
+
+#[tokio::test]
+async fn an_address_that_was_looked_up_shows_a_certificate_for_the_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, client) = identity_of("inventory.shop.svc", folder.path());
+    let acceptor = TlsAcceptor::from(Arc::new(server));
+    let address = origin(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            let _ = acceptor.accept(stream).await;
+        }
+    })
+    .await;
+    let (result, text) = question(HealthCheck::Tls).under(&client).of(address).await;
+    assert!(result == HealthResult::ConnectError && text.starts_with("TLS: "), "{text}");
+    let named = ClientTls { discovered_name: Some("inventory.shop.svc".into()), ..client };
+    assert_eq!(question(HealthCheck::Tls).under(&named).of(address).await, good());
+    let other = ClientTls { server_name: Some("elsewhere".into()), ..named };
+    assert_ne!(question(HealthCheck::Tls).under(&other).of(address).await, good(), "what is written holds");
 }
 
 /// Needs redis-server, which `.ci/setup test` installs.
