@@ -184,12 +184,14 @@ fn bypass_takes_everything_out_of_the_way_and_gives_it_back() {
         &format!(
             "  upstreams:\n    app: {{ endpoints: [\"{}\"], breaker: {{ min_requests: 5, open_for: 1m }}, fallback: {{ respond: {{ status: \
              203 }} }} }}\n    two: {{ endpoints: [\"{}\", \"{}\"], breaker: off, ejection: {{ base: 1m }}, balancer: {{ policy: \
-             round_robin }} }}\n    gone: {{ endpoints: [\"{}\"], fallback: {{ upstream: two }} }}\n  routes:\n    app: {{ upstream: app \
-             }}\n    two: {{ match: {{ host: two }}, upstream: two }}\n    gone: {{ match: {{ host: gone }}, upstream: gone }}\n",
+             round_robin }} }}\n    gone: {{ endpoints: [\"{}\"], fallback: {{ upstream: two }} }}\n    late: {{ endpoints: [\"{}\"] }}\n  routes:\n    app: {{ upstream: app \
+             }}\n    two: {{ match: {{ host: two }}, upstream: two }}\n    gone: {{ match: {{ host: gone }}, upstream: gone \
+             }}\n    late: {{ match: {{ host: late }}, upstream: late }}\n",
             bad.address(),
             bad.address(),
             good.address(),
-            unused_address()
+            unused_address(),
+            bad.address()
         ),
     );
     let client = world.client();
@@ -203,7 +205,8 @@ fn bypass_takes_everything_out_of_the_way_and_gives_it_back() {
     assert_eq!(statuses(&client).iter().filter(|status| **status == 500).count(), 2);
     assert_eq!(client.get("gone", "/").reason(), "connect_refused");
     // Balancing stays, and knows what fails.
-    world.wait_upstream("gone", "penalised", |it| it["endpoints"][0]["penalised"] == true);
+    assert_eq!(client.get("late", "/").status, 500);
+    world.wait_upstream("late", "penalised", |it| it["endpoints"][0]["penalised"] == true);
     let window = world.upstream("app")["breaker"]["window"].clone();
     client.get("a.test", "/");
     assert_eq!(world.upstream("app")["breaker"]["window"], window, "nothing counts");
