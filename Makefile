@@ -37,6 +37,10 @@ test: setup-test ## all tests: doc tests, then unit and integration tests
 bench: setup-bench ## Weir beside nginx, HAProxy and Envoy: 45 minutes (ARGS="--quick": three; ARGS=--help)
 	@python3 -B benches/run.py $(ARGS)
 
+.PHONY: mutants
+mutants: setup-build ## faults that the tests of the pure cores have to find, one by one: 10 minutes (ARGS=WORD: those)
+	@.ci/mutants $(ARGS)
+
 .PHONY: check
 check: setup-check ## formatting, lints, documentation, licences and banned crates
 	cargo fmt --check
