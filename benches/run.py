@@ -27,9 +27,9 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 
-from harness import contestants, machine, plot, process, report  # noqa: E402
+from harness import contestants, machine, plot, process, report, slow  # noqa: E402
 from harness.measure import Bench, say  # noqa: E402
-from harness.scenarios import MEMORY, SCENARIOS  # noqa: E402
+from harness.scenarios import MEMORY, SCENARIOS, SLOW  # noqa: E402
 
 ROOT = contestants.ROOT
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -86,7 +86,7 @@ def stop(*_):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [*SCENARIOS, MEMORY]
+    names = [*SCENARIOS, SLOW, MEMORY]
     parser.add_argument("--only", type=comma, help="contestants: direct,l4,bare,nginx,haproxy,envoy,weir")
     parser.add_argument("--scenario", type=comma, help=",".join(names))
     parser.add_argument("--measure", type=comma, default=MEASURES, help=",".join(MEASURES))
@@ -166,6 +166,11 @@ def measure(bench, options):
             if MEMORY in options.measure:
                 say("memory: idle, 64 and 1,000 exchanges open, after")
                 bench.memory(1 if options.quick else options.rounds or 3)
+            continue
+        if name == SLOW:
+            if "latency" in options.measure:
+                say(f"{name}: {slow.SCENARIO.title}")
+                slow.measure(bench, options.rounds or slow.SCENARIO.rounds)
             continue
         scenario = SCENARIOS[name]
         say(f"{name}: {scenario.title}")

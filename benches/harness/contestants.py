@@ -27,6 +27,13 @@ class Setup:
     idle_timeout: int = 60
     # One process that stays in the foreground: what valgrind can follow.
     single_process: bool = False
+    # Of Weir and Envoy: how endpoints are chosen, by default as each does by itself, and their ports where there are several.
+    balancer: str = ""
+    endpoints: tuple = ()
+
+    @property
+    def ports(self):
+        return self.endpoints or (self.origins[self.scenario.origin],)
 
 
 class Field:
@@ -135,7 +142,11 @@ def envoy(setup):
             f"tls_maximum_protocol_version: TLSv1_3 }}, tls_certificates: [{{ {files} }}] }} }} }}"
         )
     protocol = "http2_protocol_options" if scenario.grpc else "http_protocol_options"
-    path = fill_in("envoy.yaml", setup, TRANSPORT=transport, PROTOCOL=protocol)
+    endpoints = ", ".join(
+        f"{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}"
+        for port in setup.ports)
+    path = fill_in("envoy.yaml", setup, TRANSPORT=transport, PROTOCOL=protocol, ENDPOINTS=endpoints,
+                   BALANCER=setup.balancer or "ROUND_ROBIN")
     return [envoy_program(), "-c", path, "--concurrency", str(scenario.workers), "--disable-hot-restart",
             "--log-level", "warning"]
 
@@ -148,7 +159,9 @@ def envoy_program():
 
 def weir(program, setup):
     tls = f"tls: {{ cert: {setup.folder}/cert.pem, key: {setup.folder}/key.pem }}" if setup.scenario.tls else ""
-    path = fill_in("weir.yaml", setup, TLS=tls, ADMIN=machine.free_port(), TELEMETRY=machine.free_port())
+    endpoints = ", ".join(f"127.0.0.1:{port}" for port in setup.ports)
+    path = fill_in("weir.yaml", setup, TLS=tls, ADMIN=machine.free_port(), TELEMETRY=machine.free_port(),
+                   ENDPOINTS=endpoints, BALANCER=setup.balancer or "peak_ewma")
     return [program, "run", "-c", path]
 
 

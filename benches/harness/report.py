@@ -1,5 +1,6 @@
 """The results as Markdown: what was run, verdicts, tables."""
 
+from . import slow
 from .figures import Figures, ratio
 from .memory import HOLD_MS, HOLD_SIZE, IDLE_TIMEOUT, MOMENTS, REST_SECONDS
 from .scenarios import SCENARIOS
@@ -23,6 +24,8 @@ def table(lines, facts, weirs):
         parts += [latency(figures, scenario, label, order, against)
                   for label in figures.each("label", "latency", scenario=scenario)]
     parts += [instructions(figures, scenario, order, against) for scenario in figures.each("scenario", "instructions")]
+    if figures.some("slow"):
+        parts.append(slow_endpoint(figures))
     if figures.some("memory"):
         parts.append(memory(figures, order))
     parts.append(failures(figures))
@@ -174,6 +177,24 @@ def instructions(figures, scenario, order, against):
     by = "callgrind (user space; Envoy left out; the kernel's are not seen)" if how == "callgrind" else "perf stat"
     return rows(f"## Instructions a request: {scenario}\n\nCounted by {by}.",
                 ["user", "kernel", *(f"× {other}" for other in against)], cells)
+
+
+def slow_endpoint(figures):
+    cells = []
+    for name in figures.each("contestant", "slow"):
+        def of(field):
+            return figures.values(field, "slow", contestant=name)
+
+        errors = sum(figures.total(kind, "slow", contestant=name) for kind in ("errors", "unfinished"))
+        cells.append([name, f"{of('share').middle:.1%}",
+                      *(of(field).text(1) for field in ("p50", "p90", "p99", "p99.9")), str(errors)])
+    cells.sort()
+    title = f"""## {slow.SCENARIO.title}
+
+The endpoints answer after {", ".join(map(str, slow.DELAYS))} ms. {slow.RATE} requests/s,
+open loop over {slow.SCENARIO.connections} connections, latencies from when each request was due; the share is counted
+by the endpoints."""
+    return rows(title, ["share of the slow one", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "errors"], cells)
 
 
 def memory(figures, order):

@@ -44,3 +44,4 @@ SCENARIOS = {
     ]
 }
 MEMORY = "memory"
+SLOW = "slow-endpoint"

@@ -2,7 +2,7 @@
 //!
 //! - `cargo bench --bench policy` measures everything; it needs `etcd` and `valgrind`, and builds nothing but itself:
 //!   the release binary must be there (`cargo build --release`).
-//! - `cargo bench --bench policy -- changes`, `puts`, `requests` or `herd` measures one part.
+//! - `cargo bench --bench policy -- changes`, `puts`, `requests`, `resilience` or `herd` measures one part.
 //!
 //! Nothing here asserts how fast the machine is.
 
@@ -18,6 +18,7 @@ mod machinery;
 mod naive;
 mod puts;
 mod requests;
+mod resilience;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
@@ -30,6 +31,9 @@ fn main() {
     }
     if wanted("requests") {
         requests::measure();
+    }
+    if wanted("resilience") {
+        resilience::measure();
     }
     if wanted("herd") {
         herd::measure();

@@ -1,7 +1,7 @@
 //! What a request costs with few and with many routes and overlays: instructions of the worker's thread of the finished
 //! binary, counted by callgrind, so that the figures are the same on a busy machine.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{net::SocketAddr, path::Path, process::Command, time::Duration};
 
 use tempfile::TempDir;
 
@@ -36,22 +36,28 @@ fn instructions(routes: usize) -> u64 {
         cache = folder.path().join("policy.cache").display(),
         origin = origin("hello"),
     );
-    let dump = folder.path().join("dump");
+    // A step that is prime to the number of routes: near and far ones in turn.
+    count(folder.path(), &file, listen, |n| format!("h{}.example.com", n * 7_919 % routes))
+}
+
+/// Instructions of a request by a Weir with this file, of the worker's thread alone; `host` is that of the request of
+/// such a number.
+pub(crate) fn count(folder: &Path, file: &str, listen: SocketAddr, host: impl Fn(usize) -> String) -> u64 {
+    let dump = folder.join("dump");
     let out = format!("--callgrind-out-file={}", dump.display());
     let program =
-        weir(folder.path(), &file, listen, &["valgrind", "--tool=callgrind", "--separate-threads=yes", &out]);
+        weir(folder, file, listen, &["valgrind", "--tool=callgrind", "--separate-threads=yes", &out]);
     let mut client = Client1::connect(listen);
     let mut ask = |requests| {
         for n in 0..requests {
-            // A step that is prime to the number of routes: near and far ones in turn.
-            client.get(&format!("h{}.example.com", n * 7_919 % routes), "/a/thing");
+            client.get(&host(n), "/a/thing");
         }
     };
     ask(WARM);
     control("-z", program.pid());
     ask(REQUESTS);
     control("-d", program.pid());
-    busiest(folder.path()) / u64::try_from(REQUESTS).expect("a small number")
+    busiest(folder) / u64::try_from(REQUESTS).expect("a small number")
 }
 
 fn control(what: &str, pid: u32) {

@@ -1,6 +1,6 @@
 //! An origin that answers after a time, so that as many exchanges are open as there are clients; and the one for gRPC.
 
-use std::{convert::Infallible, net::SocketAddr, rc::Rc, time::Duration};
+use std::{cell::Cell, convert::Infallible, net::SocketAddr, rc::Rc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Either, Full, combinators::WithTrailers};
@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::serve::{self, Local};
 
-/// Answers everything in the same way.
+/// Answers everything in the same way, but `/served` with how many other requests have come so far.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[arg(long)]
@@ -34,6 +34,7 @@ struct Origin {
     delay: Duration,
     body: Bytes,
     grpc: bool,
+    served: Cell<u64>,
 }
 
 type Trailers = std::future::Ready<Option<Result<HeaderMap, Infallible>>>;
@@ -48,7 +49,7 @@ pub(crate) fn run(arguments: &Arguments) {
         body.splice(0..0, [0].into_iter().chain(length));
     }
     let body = Bytes::from(body);
-    let start = move || Origin { delay, body: body.clone(), grpc };
+    let start = move || Origin { delay, body: body.clone(), grpc, served: Cell::new(0) };
     serve::forever(arguments.listen, 1, start, serve_connection);
 }
 
@@ -69,6 +70,10 @@ async fn serve_connection(origin: Rc<Origin>, stream: TcpStream) {
 }
 
 async fn answer(origin: &Origin, request: Request<Incoming>) -> Out {
+    if request.uri().path() == "/served" {
+        return Response::new(Either::Left(Full::from(origin.served.get().to_string())));
+    }
+    origin.served.set(origin.served.get() + 1);
     let mut body = request.into_body();
     while let Some(Ok(_)) = body.frame().await {}
     if !origin.delay.is_zero() {

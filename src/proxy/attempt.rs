@@ -55,7 +55,7 @@ pub(super) async fn send(
     outgoing: &mut Outgoing,
 ) -> Result<Answer, ProxyError> {
     let mut begun = Instant::now();
-    let now = Stamp::of(begun);
+    let mut now = Stamp::of(begun);
     let permit = exchange.admit(upstream, now)?;
     let Some(Picked { index, stake }) = pick(exchange, upstream, now) else {
         if let Some(permit) = permit {
@@ -68,7 +68,7 @@ pub(super) async fn send(
     // By an attempt at the upstream that falls back to this one.
     let sent_before = !exchange.nothing_was_sent();
     loop {
-        exchange.attempt_begins(upstream, index, stake.take(), begun);
+        exchange.attempt_begins(upstream, index, stake.take(), (begun, now));
         let pools = &exchange.connection().worker.pools;
         let Some(lane) = upstream.lane(pools, index, outgoing.want(exchange)) else {
             return Err(ProxyError::new(Reason::NoHealthyEndpoint).by(upstream.name()));
@@ -119,6 +119,7 @@ pub(super) async fn send(
                 }
                 replays += 1;
                 begun = Instant::now();
+                now = Stamp::of(begun);
             }
         }
     }

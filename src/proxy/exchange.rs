@@ -94,6 +94,9 @@ pub(super) struct Attempt {
     /// What its result counts for.
     pub(super) stake: Held,
     pub(super) begun: Instant,
+    /// The same moment.
+    pub(super) stamp: Stamp,
+    /// To its answer's head, or to its end without one.
     pub(super) took: Duration,
     pub(super) reused: bool,
     pub(super) outcome: Option<Outcome>,
@@ -103,6 +106,11 @@ impl Attempt {
     /// Whom it was for.
     pub(super) fn endpoint(&self) -> Option<&Endpoint> {
         self.upstream.candidates.get(self.candidate).map(|candidate| &*candidate.endpoint)
+    }
+
+    /// When its answer's head came, or it ended without one.
+    pub(super) fn ended_at(&self) -> Stamp {
+        self.stamp.after(self.took)
     }
 }
 
@@ -271,13 +279,14 @@ impl Exchange {
         upstream: &LocalUpstream,
         candidate: usize,
         stake: Option<Stake>,
-        begun: Instant,
+        (begun, stamp): (Instant, Stamp),
     ) {
         self.attempts.push(Attempt {
             upstream: upstream.clone(),
             candidate,
             stake: stake.map_or(Held::Nothing, Held::Own),
             begun,
+            stamp,
             took: Duration::ZERO,
             reused: false,
             outcome: None,
@@ -319,7 +328,6 @@ impl Exchange {
         }
         attempt.outcome = Some(outcome);
         attempt.took = attempt.begun.elapsed();
-        let now = Stamp::of(attempt.begun).after(attempt.took);
         let failed = !matches!(outcome, Outcome::Success | Outcome::Cancelled | Outcome::PoolFull);
         if failed && !self.refused_on_purpose {
             attempt.endpoint().inspect(|endpoint| endpoint.failed());
@@ -331,7 +339,7 @@ impl Exchange {
                 upstream.metrics.retries.of(result).increment(1);
             }
         }
-        self.judge_outcome(outcome, now);
+        self.judge_outcome(outcome);
     }
 
     /// The endpoint's answer has begun.
@@ -352,7 +360,7 @@ impl Exchange {
         let (Some(upstream), Some(attempt)) = (&self.upstream, self.attempts.last()) else { return };
         upstream.metrics.duration.record(attempt.took);
         if outcome == Outcome::Success {
-            let now = Stamp::of(attempt.begun).after(attempt.took);
+            let now = attempt.ended_at();
             if let Some(endpoint) = attempt.endpoint() {
                 endpoint.latency().sample(attempt.took, now, &upstream.terms);
             }
@@ -442,7 +450,8 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.attempt_ends(Outcome::Cancelled);
-        let took = self.ended_at.unwrap_or_else(Instant::now).saturating_duration_since(self.started);
+        let ended_at = self.ended_at.unwrap_or_else(Instant::now);
+        let took = ended_at.saturating_duration_since(self.started);
         self.connection.listener.metrics.in_flight.decrement();
         let status = self.status.unwrap_or(client_closed());
         let listener = &self.connection.listener.metrics;
@@ -450,7 +459,7 @@ impl Drop for Exchange {
         route.finished(&self.method, status, took);
         listener.request_bytes.increment(self.flow.request_bytes());
         listener.response_bytes.increment(self.flow.response_bytes());
-        self.judge_end(Stamp::of(self.started).after(took));
+        self.judge_end(ended_at);
         if self.ended == Ended::ClientGone && (self.connection.stalled() || self.flow.stalled()) {
             self.ended = Ended::Timeout;
         }

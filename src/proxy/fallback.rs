@@ -20,20 +20,20 @@ pub(super) async fn send(
     upstream: &LocalUpstream,
     outgoing: &mut Outgoing,
 ) -> Result<Answer, ProxyError> {
-    let mut error = match attempt::send(exchange, upstream, outgoing).await {
-        Err(error) => error,
-        answered => return answered,
-    };
-    // Validation refuses circles; this makes sure of it.
-    for _ in 0..LONGEST_CHAIN {
-        let Some(next) = next(exchange, outgoing, &error) else { break };
-        exchange.falls_back(&next);
-        error = match attempt::send(exchange, &next, outgoing).await {
+    let mut other = None;
+    let mut fallbacks = 0;
+    // One call for all of them: it is large, and is to become a part of this function.
+    loop {
+        let error = match attempt::send(exchange, other.as_ref().unwrap_or(upstream), outgoing).await {
             Err(error) => error,
             answered => return answered,
         };
+        // Validation refuses circles; this makes sure of it.
+        other = if fallbacks < LONGEST_CHAIN { next(exchange, outgoing, &error) } else { None };
+        let Some(next) = &other else { return Err(error) };
+        exchange.falls_back(next);
+        fallbacks += 1;
     }
-    Err(error)
 }
 
 /// No request goes through more upstreams than this.

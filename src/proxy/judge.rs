@@ -11,7 +11,7 @@ use std::{
 
 use ::http::StatusCode;
 
-use super::exchange::Exchange;
+use super::exchange::{Attempt, Exchange};
 use crate::{
     config::Name,
     error::{ProxyError, Reason},
@@ -141,7 +141,7 @@ impl Exchange {
     }
 
     /// The attempt has ended without an answer that says more.
-    pub(super) fn judge_outcome(&mut self, outcome: Outcome, now: Stamp) {
+    pub(super) fn judge_outcome(&mut self, outcome: Outcome) {
         let verdict = match outcome {
             // The answer's head or its end says more.
             Outcome::Success => return,
@@ -154,7 +154,9 @@ impl Exchange {
             | Outcome::Timeout
             | Outcome::ProtocolError => Verdict::Failure,
         };
-        self.judge(verdict, now);
+        if let Some(now) = self.attempts.last().map(Attempt::ended_at) {
+            self.judge(verdict, now);
+        }
     }
 
     /// The head of an answer that is no failure has come; `switches` protocols.
@@ -172,8 +174,7 @@ impl Exchange {
 
     /// By extended `CONNECT` a tunnel is there: what becomes of it says nothing of requests.
     pub(super) fn judge_switched(&mut self) {
-        let now = self.attempts.last().map(|attempt| Stamp::of(attempt.begun).after(attempt.took));
-        if let Some(now) = now {
+        if let Some(now) = self.attempts.last().map(Attempt::ended_at) {
             self.judge(Verdict::Success, now);
         }
     }
@@ -222,7 +223,12 @@ impl Exchange {
     }
 
     /// What the end of the exchange says, of an answer whose head was good.
-    pub(super) fn judge_end(&mut self, now: Stamp) {
+    pub(super) fn judge_end(&mut self, ended_at: Instant) {
+        let Some(attempt) = self.attempts.last().filter(|attempt| !matches!(attempt.stake, Held::Nothing))
+        else {
+            return;
+        };
+        let now = attempt.stamp.after(ended_at.saturating_duration_since(attempt.begun));
         let verdict = match self.ended {
             Ended::Complete if self.is_grpc => self.verdict_of_stream(),
             Ended::Timeout if self.limits.client_is_late() => Verdict::Neither,

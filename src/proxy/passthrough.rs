@@ -260,7 +260,8 @@ pub(super) async fn connect(exchange: &mut Exchange) -> Result<Box<Established>,
         return Err(ProxyError::new(Reason::Internal).because("a destination without endpoint"));
     };
     let endpoint = &candidate.endpoint;
-    exchange.attempt_begins(&upstream, 0, None, Instant::now());
+    let begun = Instant::now();
+    exchange.attempt_begins(&upstream, 0, None, (begun, Stamp::of(begun)));
     let (limits, flow) = (exchange.limits, exchange.flow().clone());
     let deadlines = exchange.connection().worker.deadlines.clone();
     let connecting = pin!(upstream.connector.socket(endpoint.address()));

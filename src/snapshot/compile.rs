@@ -217,7 +217,6 @@ fn upstream(
         },
     };
     let candidates: Vec<_> = config.endpoints.iter().map(candidate).collect();
-    let in_rotation = candidates.iter().filter(|candidate| candidate.config.weight > 0).count();
     let ring = (config.balancer.policy == BalancerPolicy::RingHash).then(|| {
         let names: Vec<_> =
             config.endpoints.iter().map(|one| (one.address.to_string(), one.weight)).collect();
@@ -228,8 +227,8 @@ fn upstream(
         pool: metrics.pool.map(|gauge| Share::new(gauge.clone())),
         config: config.clone(),
         connector,
+        in_rotation: in_rotation(&candidates),
         candidates,
-        in_rotation: u32::try_from(in_rotation).unwrap_or(u32::MAX),
         vitals,
         terms: Terms::of(&config.balancer),
         mode,
@@ -238,6 +237,11 @@ fn upstream(
         fallback,
         metrics,
     })
+}
+
+fn in_rotation(candidates: &[Candidate]) -> u32 {
+    let weighty = candidates.iter().filter(|candidate| candidate.config.weight > 0).count();
+    u32::try_from(weighty).unwrap_or(u32::MAX)
 }
 
 fn route(

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-use super::{Settings, Stamp, Tally, Totals, at};
+use super::{Settings, Tally, Totals};
+use crate::policy::window::Moment;
 
 /// More failures than this, in percent of all results of the upstream, and the fault is not one endpoint's.
 const TOGETHER: u64 = 60;
@@ -33,13 +34,13 @@ impl Group {
         self.out.load(SeqCst)
     }
 
-    pub(super) fn record(&self, failure: bool, now: Stamp) {
-        self.results.add(at(0, now), failure);
+    pub(super) fn record(&self, failure: bool, moment: Moment) {
+        self.results.add(moment, failure);
     }
 
     /// Whether so much fails, and not only at the endpoint that has `own`, that nobody is to be ejected.
-    pub(super) fn fails_together(&self, own: Totals, now: Stamp) -> bool {
-        let all = self.results.of(at(0, now));
+    pub(super) fn fails_together(&self, own: Totals, moment: Moment) -> bool {
+        let all = self.results.of(moment);
         let others = Totals {
             requests: all.requests.saturating_sub(own.requests),
             failures: all.failures.saturating_sub(own.failures),

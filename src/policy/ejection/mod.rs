@@ -215,15 +215,16 @@ impl Outlier {
             return None;
         }
         let failure = verdict == Verdict::Failure;
-        among.group.record(failure, now);
-        self.part.add(at(0, now), failure);
-        self.results.add(at(era.0, now), failure);
+        let moment = at(0, now);
+        among.group.record(failure, moment);
+        self.part.add(moment, failure);
+        self.results.add(moment.in_epoch(era.0), failure);
         let row = self.count_row(era.0, failure);
         if among.settings.state == EjectionState::Off {
             return None;
         }
         let cause = self.reason(among.settings, row, era.0, now)?;
-        if among.group.fails_together(self.part.of(at(0, now)), now) {
+        if among.group.fails_together(self.part.of(moment), moment) {
             return None;
         }
         self.eject(among, era.0, cause, now, rng)

@@ -207,7 +207,7 @@ fn sixty_percent_are_not_more_than_sixty_percent() {
                 if verdict == Verdict::Failure && turn % 4 == 0 {
                     rig.members[1] = Outlier::new(rig.now);
                 }
-                rig.group.record(verdict == Verdict::Failure, rig.now);
+                rig.group.record(verdict == Verdict::Failure, at(0, rig.now));
             }
         }
         rig.send_many(0, 4, Verdict::Failure);

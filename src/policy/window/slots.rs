@@ -40,6 +40,11 @@ impl Moment {
         Self { slot: now.as_micros() / width.max(1), epoch: u64::from(epoch) & EPOCH_MASK }
     }
 
+    /// The same slot of another epoch.
+    pub(crate) fn in_epoch(self, epoch: u16) -> Self {
+        Self { epoch: u64::from(epoch) & EPOCH_MASK, ..self }
+    }
+
     /// The number of the slot.
     pub(crate) const fn slot(self) -> u64 {
         self.slot
