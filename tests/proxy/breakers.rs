@@ -9,6 +9,7 @@ use crate::{
     support::{
         client::{Client, empty},
         origin::{self, Origin, Scripted},
+        raw::Raw,
         wait_until,
         weir::unused_address,
     },
@@ -214,4 +215,26 @@ fn bypass_takes_everything_out_of_the_way_and_gives_it_back() {
     wait_until("the breaker to be as it was", || client.get("a.test", "/").status == 203);
     assert!(statuses(&client).iter().all(|status| *status == 200), "and the ejection");
     assert_eq!(client.get("gone", "/").text(), "good");
+}
+
+#[test]
+fn who_asks_for_what_an_endpoint_does_not_do_takes_it_from_nobody() {
+    let origin = Origin::answering(200, "ok");
+    let world = Live::start(
+        "",
+        &format!(
+            "  upstreams:\n    app: {{ endpoints: [\"{}\"], protocol: http2 }}\n  routes:\n    all: {{ upstream: app }}\n",
+            origin.address
+        ),
+    );
+    let mut raw = Raw::connect(world.weir.at("outbound"));
+    for _ in 0..5 {
+        raw.send(
+            "GET /chat HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: \
+             13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        );
+        assert_eq!(raw.answer().status(), 502);
+    }
+    assert_eq!(raw.get("a", "/").status(), 200);
+    world.wait_window("app", 1, 0);
 }
