@@ -191,9 +191,9 @@ def slow_endpoint(figures):
     cells.sort()
     title = f"""## {slow.SCENARIO.title}
 
-The endpoints answer after {", ".join(map(str, slow.DELAYS))} ms. {slow.RATE} requests/s,
-open loop over {slow.SCENARIO.connections} connections, latencies from when each request was due; the share is counted
-by the endpoints."""
+The endpoints answer after {", ".join(map(str, slow.DELAYS))} ms. {slow.RATE} requests/s, open loop over
+{slow.SCENARIO.connections} connections, latencies from when each request was due; the share is counted by the
+endpoints."""
     return rows(title, ["share of the slow one", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "errors"], cells)
 
 

@@ -194,8 +194,7 @@ fn pick(exchange: &Exchange, upstream: &LocalUpstream, now: Stamp) -> Option<Pic
         };
         upstream.key.hash(&request, exchange.route().map(|route| &route.config.name), 0)
     };
-    let lease = exchange.probe_lease();
-    exchange.connection().worker.rng(|rng| upstream.pick(lease, now, rng, key))
+    exchange.connection().worker.rng(|rng| upstream.pick(|| exchange.probe_lease(), now, rng, key))
 }
 
 /// Holds back the body of a request whose client waits to be asked for it.

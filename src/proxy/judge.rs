@@ -79,14 +79,21 @@ fn breaker_of<'a>(
     (own.map_or(&upstream.vitals.breaker, |(_, own)| &own.breaker), own)
 }
 
+/// See [`Exchange::probe_lease`].
+fn lease_of(route: Option<&Route>) -> Duration {
+    let timeout = route.and_then(|route| route.config.timeout);
+    timeout.map_or(LONGEST_PROBE, |timeout| timeout + STREAM_PATIENCE + Duration::from_secs(1))
+}
+
 impl Exchange {
     /// Leave to send the request to `upstream`; `None` where nothing is protected.
     pub(super) fn admit(&self, upstream: &LocalUpstream, now: Stamp) -> Result<Option<Permit>, ProxyError> {
         if upstream.bypassed() {
             return Ok(None);
         }
-        let (breaker, own) = breaker_of(self.route(), upstream);
-        let admitted = self.connection.worker.rng(|rng| breaker.admit_within(self.probe_lease(), now, rng));
+        let route = self.route();
+        let (breaker, own) = breaker_of(route, upstream);
+        let admitted = self.connection.worker.rng(|rng| breaker.admit_within(lease_of(route), now, rng));
         let transition = admitted.as_ref().map_or_else(|refused| refused.transition, Permit::transition);
         if let Some(transition) = transition {
             upstream.breaker_changed(own, transition);
@@ -105,8 +112,7 @@ impl Exchange {
 
     /// How long a probe may take: as long as the answer's head, what is waited for of its body, and a little more.
     pub(super) fn probe_lease(&self) -> Duration {
-        let timeout = self.route().and_then(|route| route.config.timeout);
-        timeout.map_or(LONGEST_PROBE, |timeout| timeout + STREAM_PATIENCE + Duration::from_secs(1))
+        lease_of(self.route())
     }
 
     /// The permit is not used.

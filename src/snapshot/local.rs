@@ -75,14 +75,14 @@ impl LocalUpstream {
     /// upstream is balanced by. `None` when none may be used.
     pub(crate) fn pick(
         &self,
-        lease: Duration,
+        lease: impl FnOnce() -> Duration,
         now: Stamp,
         rng: &mut fastrand::Rng,
         hash: impl FnOnce() -> Option<u64>,
     ) -> Option<Picked> {
         if !self.0.bypass
             && self.vitals.wants_probe(now)
-            && let Some(probe) = self.probe(lease, now)
+            && let Some(probe) = self.probe(lease(), now)
         {
             return Some(probe);
         }

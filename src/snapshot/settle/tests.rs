@@ -94,7 +94,7 @@ impl Course {
         let view = View::new(self.now.clone());
         let index = self.now.upstreams.iter().position(|upstream| upstream.name().as_str() == "app");
         let local: &LocalUpstream = view.upstream(index.unwrap()).unwrap();
-        let picked = local.pick(Duration::from_secs(30), self.at, &mut self.rng, || None)?;
+        let picked = local.pick(|| Duration::from_secs(30), self.at, &mut self.rng, || None)?;
         matches!(picked.stake, EndpointStake::Probe(_)).then_some(picked.index)
     }
 }
