@@ -18,9 +18,12 @@ const BACKWARD: u32 = 60_000;
 /// An endpoint that has something to prove is asked after so long.
 const PROOF: Duration = Duration::from_secs(1);
 
-/// One that has just begun to fail is asked sooner: after as long as it has been failing, but not before this. So
-/// ejection sees within a second whether it was a single failure, and who fails for longer is not asked more often.
-const FIRST_PROOF: Duration = Duration::from_millis(60);
+/// One that has just begun to fail is asked sooner, for as long as [`PROOF`], so that ejection sees within a second
+/// whether it was a single failure.
+const FIRST_PROOF: Duration = Duration::from_millis(100);
+
+/// Who begins to fail again before this is over has not just begun: it flaps.
+const FLAPS: Duration = Duration::from_secs(10);
 
 /// What estimates go by: the settings of a balancer, ready for reckoning.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,7 +56,7 @@ impl Terms {
 ///
 /// Two things are not as there. The first answer replaces the first estimate, which is a guess. And a failure counts as
 /// an answer that took the `failure_cost`, and leaves the endpoint with something to *prove*: it is offered one
-/// request a second (and four in the first one), whatever it costs ([`Self::claim`]), and the first answer to a request that began after the failure
+/// request a second (and up to nine in the first one), whatever it costs ([`Self::claim`]), and the first answer to a request that began after the failure
 /// ends the matter, with the time that it took as the estimate. Answers to older ones do not: they were on their way
 /// while it still worked.
 ///
@@ -106,7 +109,10 @@ impl Latency {
     /// A request failed after so long. That counts as the failure's cost, or as the time when that was longer.
     pub fn fail(&self, took: Duration, now: Stamp, terms: &Terms) {
         if !self.is_penalised() {
-            self.fails_since.store(now.as_micros(), Ordering::Relaxed);
+            let since = self.fails_since.load(Ordering::Relaxed);
+            if since == 0 || now.since(Stamp::from_micros(since)) >= FLAPS {
+                self.fails_since.store(now.as_micros(), Ordering::Relaxed);
+            }
         }
         self.failed.fetch_max(now.as_micros(), Ordering::Relaxed);
         let cost = terms.failure.max(seconds(took));
@@ -165,10 +171,9 @@ impl Latency {
 
     /// How long after `last` it is asked.
     fn pace(&self, last: u64) -> Duration {
-        match self.fails_since.load(Ordering::Relaxed) {
-            0 => PROOF,
-            since => Duration::from_micros(last.saturating_sub(since)).clamp(FIRST_PROOF, PROOF),
-        }
+        let since = self.fails_since.load(Ordering::Relaxed);
+        let just_begun = since > 0 && Duration::from_micros(last.saturating_sub(since)) < PROOF;
+        if just_begun { FIRST_PROOF } else { PROOF }
     }
 
     /// The estimate in seconds, and whether there is something to prove: it failed, or never answered.

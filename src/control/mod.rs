@@ -29,14 +29,13 @@ use self::{
 use crate::{
     config::{Bootstrap, Documents, File, Loaded, Name, bootstrap::StoreSource},
     discovery::Discoveries,
-    health::Standing as HealthStanding,
     listener::{Fingerprint, Listener},
     memory,
-    policy::{Stamp, ejection},
+    policy::Stamp,
     readiness::Readiness,
     snapshot::Publisher,
     store::layers::Layers,
-    telemetry::{BreakerState, EndpointState, LogHandle, PoolState, labels::Label},
+    telemetry::{BreakerState, LogHandle, PoolState},
     upstream::Endpoint,
     worker::Shared,
 };
@@ -298,16 +297,7 @@ pub(crate) fn bring_gauges_up_to_date(state: &State) {
     state.shared.telemetry.metrics.upkeep(now);
     let (snapshot, now) = (state.shared.snapshot.load(), Stamp::of(now));
     for upstream in &snapshot.upstreams {
-        let mut states = [0_i64; EndpointState::ALL.len()];
-        for candidate in &upstream.candidates {
-            if let Some(count) = states.get_mut(endpoint_state(&candidate.endpoint, now).index()) {
-                *count += 1;
-            }
-        }
-        for state in EndpointState::ALL {
-            upstream.metrics.endpoints.of(*state).set(states.get(state.index()).copied().unwrap_or(0));
-        }
-        upstream.note_probes();
+        upstream.show_endpoints(now);
         upstream.metrics.breaker.show(BreakerState::of(&upstream.vitals.breaker.shown(now)));
         let sum = |of: fn(&Endpoint) -> u32| upstream.candidates.iter().map(|c| of(&c.endpoint)).sum::<u32>();
         let (open, idle, connecting) =
@@ -318,15 +308,5 @@ pub(crate) fn bring_gauges_up_to_date(state: &State) {
     }
     for own in snapshot.routes.iter().flat_map(|route| &route.breakers) {
         own.metrics.show(BreakerState::of(&own.breaker.shown(now)));
-    }
-}
-
-/// The one state that an endpoint counts for: what its checks say, unless its own results have taken it out.
-fn endpoint_state(endpoint: &Endpoint, now: Stamp) -> EndpointState {
-    match (endpoint.health().standing(), endpoint.outlier().standing(now)) {
-        (HealthStanding::Unhealthy, _) => EndpointState::Unhealthy,
-        (_, standing) if standing != ejection::Standing::In => EndpointState::Ejected,
-        (HealthStanding::Healthy, _) => EndpointState::Healthy,
-        (HealthStanding::Unknown, _) => EndpointState::Unknown,
     }
 }

@@ -83,7 +83,7 @@ pub(super) async fn send(
         let may_replay = lease.reused() && replays < REPLAYS;
         let mut gate = Gate::new(exchange, outgoing);
         if outgoing.upgrade.is_some() && !lease.takes_upgrades() {
-            return Err(no_upgrades(exchange, upstream, lease));
+            return Err(no_upgrades(exchange, upstream, lease, sent_before));
         }
         let asked = gate.as_mut().and_then(|gate| gate.asked.take());
         let sent = if lease.is_http2() {
@@ -148,9 +148,12 @@ impl Came {
     }
 }
 
-/// The endpoint speaks HTTP/2 alone and does not take extended `CONNECT`. Nothing is wrong with the connection.
-fn no_upgrades(exchange: &mut Exchange, upstream: &Upstream, lease: Lease) -> ProxyError {
-    lease.finish(std::time::Instant::now());
+/// The endpoint speaks HTTP/2 alone and does not take extended `CONNECT`. Nothing is wrong with the connection, nor with the
+/// endpoint, which whoever asks it for what it does not do must not be able to take out. Nothing was sent.
+fn no_upgrades(exchange: &mut Exchange, upstream: &Upstream, lease: Lease, sent_before: bool) -> ProxyError {
+    lease.finish(Instant::now());
+    exchange.was_sent(sent_before);
+    exchange.judge_nothing();
     exchange.attempt_ends(Outcome::ProtocolError);
     let what = "the endpoint's settings do not allow extended CONNECT (RFC 8441)";
     ProxyError::new(Reason::UpstreamProtocol).by(upstream.name()).because(what)

@@ -25,6 +25,7 @@ use crate::{
     http::{
         body::Flow,
         census::{self, Census},
+        deadline,
         forwarded::Sender,
         grpc,
         respond::{self, Asked},
@@ -293,8 +294,12 @@ impl Exchange {
         });
     }
 
-    /// The request goes to another upstream, which the last one falls back to.
+    /// The request goes to another upstream, which the last one falls back to. What is left of its client's deadline is less
+    /// by now.
     pub(super) fn falls_back(&mut self, upstream: &LocalUpstream) {
+        if let Some(remaining) = self.limits.remaining() {
+            deadline::write_remaining(&mut self.parts.headers, Some(remaining), self.is_grpc);
+        }
         self.fell_back = true;
         self.upstream = Some(upstream.clone());
     }

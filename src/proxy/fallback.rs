@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use ::http::Method;
+
 use super::{
     attempt::{self, Answer},
     exchange::Exchange,
@@ -57,9 +59,9 @@ pub(super) fn leads_on(exchange: &Exchange) -> bool {
 }
 
 /// The answer that stands in for the one that `error` took away, where there is one. gRPC has no use for it: its callers
-/// get the error.
+/// get the error. So do those who asked for a tunnel: to them any 2xx would say that it is there (RFC 9110 §9.3.6).
 pub(super) fn answer(exchange: &Exchange, error: &ProxyError) -> Option<Respond> {
-    if exchange.is_grpc() || !qualifies(error.reason) {
+    if exchange.is_grpc() || exchange.method() == Method::CONNECT || !qualifies(error.reason) {
         return None;
     }
     match of(exchange)? {

@@ -178,6 +178,14 @@ impl Exchange {
         }
     }
 
+    /// The attempt that runs says nothing, whatever becomes of it.
+    pub(super) fn judge_nothing(&mut self) {
+        let now = self.attempts.last().map(|attempt| attempt.stamp);
+        if let Some(now) = now {
+            self.judge(Verdict::Neither, now);
+        }
+    }
+
     /// By extended `CONNECT` a tunnel is there: what becomes of it says nothing of requests.
     pub(super) fn judge_switched(&mut self) {
         if let Some(now) = self.attempts.last().map(Attempt::ended_at) {

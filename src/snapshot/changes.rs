@@ -4,12 +4,17 @@ use super::{RouteBreaker, Upstream};
 use crate::{
     balance,
     config::Name,
+    health,
     policy::{
         Stamp,
         breaker::{State, Transition},
-        ejection::Change,
+        ejection::{self, Change},
     },
-    telemetry::labels::EjectionCause,
+    telemetry::{
+        EndpointState,
+        labels::{EjectionCause, Label},
+    },
+    upstream::Endpoint,
 };
 
 impl Upstream {
@@ -59,5 +64,29 @@ impl Upstream {
             }
         }
         self.vitals.changed();
+        self.show_endpoints(now);
+    }
+
+    /// Shows in the metrics how many of its endpoints are in which state.
+    pub(crate) fn show_endpoints(&self, now: Stamp) {
+        let mut states = [0_i64; EndpointState::ALL.len()];
+        for candidate in &self.candidates {
+            if let Some(count) = states.get_mut(state_of(&candidate.endpoint, now).index()) {
+                *count += 1;
+            }
+        }
+        for state in EndpointState::ALL {
+            self.metrics.endpoints.of(*state).set(states.get(state.index()).copied().unwrap_or(0));
+        }
+    }
+}
+
+/// The one state that an endpoint counts for: what its checks say, unless its own results have taken it out.
+fn state_of(endpoint: &Endpoint, now: Stamp) -> EndpointState {
+    match (endpoint.health().standing(), endpoint.outlier().standing(now)) {
+        (health::Standing::Unhealthy, _) => EndpointState::Unhealthy,
+        (_, standing) if standing != ejection::Standing::In => EndpointState::Ejected,
+        (health::Standing::Healthy, _) => EndpointState::Healthy,
+        (health::Standing::Unknown, _) => EndpointState::Unknown,
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     support::{
         client::{Client, empty},
         origin::{self, Origin, Scripted},
+        raw::Raw,
         wait_until,
         weir::unused_address,
     },
@@ -184,12 +185,14 @@ fn bypass_takes_everything_out_of_the_way_and_gives_it_back() {
         &format!(
             "  upstreams:\n    app: {{ endpoints: [\"{}\"], breaker: {{ min_requests: 5, open_for: 1m }}, fallback: {{ respond: {{ status: \
              203 }} }} }}\n    two: {{ endpoints: [\"{}\", \"{}\"], breaker: off, ejection: {{ base: 1m }}, balancer: {{ policy: \
-             round_robin }} }}\n    gone: {{ endpoints: [\"{}\"], fallback: {{ upstream: two }} }}\n  routes:\n    app: {{ upstream: app \
-             }}\n    two: {{ match: {{ host: two }}, upstream: two }}\n    gone: {{ match: {{ host: gone }}, upstream: gone }}\n",
+             round_robin }} }}\n    gone: {{ endpoints: [\"{}\"], fallback: {{ upstream: two }} }}\n    late: {{ endpoints: [\"{}\"] }}\n  routes:\n    app: {{ upstream: app \
+             }}\n    two: {{ match: {{ host: two }}, upstream: two }}\n    gone: {{ match: {{ host: gone }}, upstream: gone \
+             }}\n    late: {{ match: {{ host: late }}, upstream: late }}\n",
             bad.address(),
             bad.address(),
             good.address(),
-            unused_address()
+            unused_address(),
+            bad.address()
         ),
     );
     let client = world.client();
@@ -203,7 +206,8 @@ fn bypass_takes_everything_out_of_the_way_and_gives_it_back() {
     assert_eq!(statuses(&client).iter().filter(|status| **status == 500).count(), 2);
     assert_eq!(client.get("gone", "/").reason(), "connect_refused");
     // Balancing stays, and knows what fails.
-    world.wait_upstream("gone", "penalised", |it| it["endpoints"][0]["penalised"] == true);
+    assert_eq!(client.get("late", "/").status, 500);
+    world.wait_upstream("late", "penalised", |it| it["endpoints"][0]["penalised"] == true);
     let window = world.upstream("app")["breaker"]["window"].clone();
     client.get("a.test", "/");
     assert_eq!(world.upstream("app")["breaker"]["window"], window, "nothing counts");
@@ -211,4 +215,26 @@ fn bypass_takes_everything_out_of_the_way_and_gives_it_back() {
     wait_until("the breaker to be as it was", || client.get("a.test", "/").status == 203);
     assert!(statuses(&client).iter().all(|status| *status == 200), "and the ejection");
     assert_eq!(client.get("gone", "/").text(), "good");
+}
+
+#[test]
+fn who_asks_for_what_an_endpoint_does_not_do_takes_it_from_nobody() {
+    let origin = Origin::answering(200, "ok");
+    let world = Live::start(
+        "",
+        &format!(
+            "  upstreams:\n    app: {{ endpoints: [\"{}\"], protocol: http2 }}\n  routes:\n    all: {{ upstream: app }}\n",
+            origin.address
+        ),
+    );
+    let mut raw = Raw::connect(world.weir.at("outbound"));
+    for _ in 0..5 {
+        raw.send(
+            "GET /chat HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: \
+             13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        );
+        assert_eq!(raw.answer().status(), 502);
+    }
+    assert_eq!(raw.get("a", "/").status(), 200);
+    world.wait_window("app", 1, 0);
 }

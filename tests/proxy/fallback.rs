@@ -1,6 +1,6 @@
 //! What callers get when an upstream cannot answer.
 
-use std::io;
+use std::{io, time::Duration};
 
 use crate::{
     live::Live,
@@ -194,4 +194,30 @@ fn a_time_out_is_told_of_the_upstream_that_was_asked_last() {
     assert_eq!((answer.status, answer.reason().as_str()), (504, "upstream_timeout"));
     assert_eq!((answer.json()["policy"].as_str(), silent.requests()), (Some("spare"), 1));
     world.wait_window("spare", 1, 1);
+}
+
+#[test]
+fn a_tunnel_is_never_said_to_be_there_that_is_not() {
+    let weir = File::to(&[unused_address()]).upstream(RESPOND).start();
+    let client = Client::http2(weir.at("inbound"));
+    let mut connect = client.to("a.test", "CONNECT", "/chat", &[], empty());
+    connect.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
+    let answer = client.send(connect);
+    assert_eq!((answer.status, answer.reason().as_str()), (502, "connect_refused"));
+}
+
+#[test]
+fn the_next_one_is_told_how_much_time_is_left() {
+    let late = Origin::start(|_| async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        Err(io::Error::other("reset"))
+    });
+    let spare = Origin::answering(200, "spare");
+    let world = with_spare(&endpoints(&late), &endpoints(&spare));
+    let client = world.client();
+    let answer = client.send(client.to("a.test", "GET", "/", &[("x-weir-timeout-ms", "10000")], empty()));
+    assert_eq!(answer.text(), "spare");
+    let left = |origin: &Origin| origin.last().header("x-weir-timeout-ms").parse::<u64>().unwrap();
+    // 300 ms, but for the rounding.
+    assert!(left(&spare) + 299 <= left(&late), "{} {}", left(&late), left(&spare));
 }

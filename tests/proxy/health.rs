@@ -29,7 +29,7 @@ fn where_too_few_are_healthy_only_probes_pass_and_the_rest_is_told_at_once() {
         ),
     );
     let states = |state, count| {
-        world.weir.wait_metric("weir_endpoints", &[("upstream", "app"), ("state", state)], count)
+        world.weir.wait_metric("weir_endpoints", &[("upstream", "app"), ("state", state)], count);
     };
     states("healthy", 2.0);
     one.set(500);

@@ -21,15 +21,15 @@ use crate::support::{
 
 /// See the module.
 #[derive(Debug)]
-pub struct Live {
-    pub weir: Weir,
+pub(crate) struct Live {
+    pub(crate) weir: Weir,
     folder: TempDir,
 }
 
 impl Live {
     /// One with listeners both ways, these lines at the top of its file, and this policy.
     #[track_caller]
-    pub fn start(top: &str, policy: &str) -> Self {
+    pub(crate) fn start(top: &str, policy: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let weir = Weir::start(&format!(
             "workers: 1\nstore: {{ directory: {{ path: \"{}\", interval: 10ms }}, cache: off }}\n{top}\nlisteners:\n  \
@@ -40,7 +40,7 @@ impl Live {
     }
 
     /// Writes a document of the service (`upstreams/app`), in one step.
-    pub fn put(&self, key: &str, text: &str) {
+    pub(crate) fn put(&self, key: &str, text: &str) {
         let path = self.path(key);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         let fresh = self.folder.path().join(".fresh");
@@ -49,7 +49,7 @@ impl Live {
     }
 
     /// Takes it back.
-    pub fn unset(&self, key: &str) {
+    pub(crate) fn unset(&self, key: &str) {
         std::fs::remove_file(self.path(key)).unwrap();
     }
 
@@ -58,19 +58,19 @@ impl Live {
     }
 
     /// A client of the outbound listener.
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::http1(self.weir.at("outbound"))
     }
 
     /// What `/upstreams` says of one.
     #[track_caller]
-    pub fn upstream(&self, name: &str) -> Value {
+    pub(crate) fn upstream(&self, name: &str) -> Value {
         self.weir.admin_get("/upstreams").json()[name].clone()
     }
 
     /// What `/upstreams` says of an endpoint of one.
     #[track_caller]
-    pub fn endpoint(&self, name: &str, address: SocketAddr) -> Value {
+    pub(crate) fn endpoint(&self, name: &str, address: SocketAddr) -> Value {
         let upstream = self.upstream(name);
         let found = upstream["endpoints"].as_array().and_then(|endpoints| {
             endpoints.iter().find(|endpoint| endpoint["address"] == address.to_string())
@@ -80,7 +80,7 @@ impl Live {
 
     /// Waits until `/upstreams` says so of one.
     #[track_caller]
-    pub fn wait_upstream(&self, name: &str, what: &str, holds: impl Fn(&Value) -> bool) {
+    pub(crate) fn wait_upstream(&self, name: &str, what: &str, holds: impl Fn(&Value) -> bool) {
         wait_until(&format!("{name} to be {what}; it is {}", self.upstream(name)), || {
             holds(&self.upstream(name))
         });
@@ -88,7 +88,7 @@ impl Live {
 
     /// Waits until so many results are in the window of its breaker, of which so many are failures.
     #[track_caller]
-    pub fn wait_window(&self, name: &str, requests: u64, failures: u64) {
+    pub(crate) fn wait_window(&self, name: &str, requests: u64, failures: u64) {
         self.wait_upstream(name, &format!("at {failures} failures of {requests}"), |upstream| {
             let window = &upstream["breaker"]["window"];
             (window["requests"].as_u64(), window["failures"].as_u64()) == (Some(requests), Some(failures))
@@ -98,13 +98,13 @@ impl Live {
 
 /// An origin that answers with its name and with the status that it is told.
 #[derive(Debug)]
-pub struct Moody {
+pub(crate) struct Moody {
     pub origin: Origin,
     status: Arc<AtomicU16>,
 }
 
 impl Moody {
-    pub fn start(name: &'static str) -> Self {
+    pub(crate) fn start(name: &'static str) -> Self {
         let status = Arc::new(AtomicU16::new(200));
         let now = status.clone();
         let origin = Origin::start(move |_| {
@@ -114,11 +114,11 @@ impl Moody {
         Self { origin, status }
     }
 
-    pub fn set(&self, status: u16) {
+    pub(crate) fn set(&self, status: u16) {
         self.status.store(status, Ordering::SeqCst);
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.origin.address
     }
 }

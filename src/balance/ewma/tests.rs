@@ -111,23 +111,29 @@ fn a_proof_is_claimed_once_a_second_by_one() {
 
 /// Each of them fails at once.
 #[test]
-fn who_has_just_begun_to_fail_is_asked_after_as_long_as_that_lasts() {
+fn who_has_just_begun_to_fail_is_asked_more_often_for_a_second() {
     let (latency, now) = (Latency::default(), start());
+    let asked = |latency: &Latency, from: u64| {
+        let mut asked = Vec::new();
+        for after in from + 1..from + 3_500 {
+            if latency.claim(now.after(ms(after))) {
+                latency.fail(ms(0), now.after(ms(after)), &terms());
+                asked.push(after - from);
+            }
+        }
+        asked
+    };
     latency.sample(ms(1), now, &terms());
     latency.fail(ms(1), now, &terms());
-    let mut asked = Vec::new();
-    for after in 1..4_000 {
-        assert_eq!(latency.is_suspect(), after <= 1_920 && asked.len() < 6, "{after}");
-        if latency.claim(now.after(ms(after))) {
-            latency.fail(ms(0), now.after(ms(after)), &terms());
-            asked.push(after);
-        }
-    }
-    assert_eq!(asked, [60, 120, 240, 480, 960, 1_920, 2_920, 3_920]);
-    latency.sample(ms(1), now.after(ms(5_000)), &terms());
+    assert!(latency.is_suspect());
+    assert_eq!(asked(&latency, 0), [100, 200, 300, 400, 500, 600, 700, 800, 900, 1_000, 2_000, 3_000]);
     assert!(!latency.is_suspect());
-    latency.fail(ms(1), now.after(ms(6_000)), &terms());
-    assert!(latency.claim(now.after(ms(6_060))), "it begins anew");
+    latency.sample(ms(1), now.after(ms(5_000)), &terms());
+    latency.fail(ms(1), now.after(ms(9_999)), &terms());
+    assert_eq!(asked(&latency, 9_999), [1_000, 2_000, 3_000], "it flaps");
+    latency.sample(ms(1), now.after(ms(14_000)), &terms());
+    latency.fail(ms(1), now.after(ms(15_000)), &terms());
+    assert_eq!(asked(&latency, 15_000)[..3], [100, 200, 300], "it begins anew");
 }
 
 #[test]

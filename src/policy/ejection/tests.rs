@@ -375,7 +375,11 @@ fn results_of_requests_from_before_do_not_count() {
         assert_eq!(rig.record(0, out, Verdict::Failure), None);
     }
     assert_eq!((rig.shown(0).requests, rig.shown(0).consecutive), (0, 0));
-    rig.eject(0);
+    // Neither do they take away from what counts.
+    rig.send_many(0, 4, Verdict::Failure);
+    assert_eq!(rig.record(0, era, Verdict::Failure), None);
+    assert_eq!(rig.record(0, out, Verdict::Success), None);
+    assert!(matches!(rig.send(0, Verdict::Failure), Some(Change::Ejected { .. })));
 }
 
 #[test]
