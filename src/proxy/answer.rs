@@ -92,10 +92,7 @@ pub(super) fn made(mut exchange: Box<Exchange>, error: &ProxyError) -> Response<
     let unreadable = matches!(error.reason, Reason::Malformed | Reason::HeaderTooLarge | Reason::BodyTimeout)
         || exchange.method() == Method::CONNECT;
     let last = exchange.connection_is_leaving() || (unreadable && exchange.version() != Version::HTTP_2);
-    let connection = exchange.connection().clone();
-    let mut response = finished(head, ResponseBody::whole(body, exchange));
-    sign(&connection, response.headers_mut());
-    end_after(response, last, &connection)
+    own(exchange, head, body, last)
 }
 
 /// The answer that policy has for when there is none.
@@ -109,10 +106,7 @@ pub(super) fn instead(
     exchange.makes(error, head.status);
     exchange.head_goes_out();
     let last = exchange.connection_is_leaving();
-    let connection = exchange.connection().clone();
-    let mut response = finished(head, ResponseBody::whole(body, exchange));
-    sign(&connection, response.headers_mut());
-    end_after(response, last, &connection)
+    own(exchange, head, body, last)
 }
 
 /// The answer to a request that went as far as its client wished.
@@ -122,6 +116,16 @@ pub(super) fn here(mut exchange: Box<Exchange>) -> Response<ResponseBody> {
     exchange.answers(head.status);
     exchange.head_goes_out();
     let last = exchange.connection_is_leaving();
+    own(exchange, head, body, last)
+}
+
+/// An answer of Weir's own, which may be the last one on its connection.
+fn own(
+    exchange: Box<Exchange>,
+    head: ::http::response::Parts,
+    body: Bytes,
+    last: bool,
+) -> Response<ResponseBody> {
     let connection = exchange.connection().clone();
     let mut response = finished(head, ResponseBody::whole(body, exchange));
     sign(&connection, response.headers_mut());

@@ -24,7 +24,6 @@ use crate::{
     http::{body::UploadFault, census::Census, framing, http2, interim, upgrade, wire},
     listener::Connection,
     policy::Stamp,
-    route::RequestView,
     snapshot::{LocalUpstream, Picked, Upstream},
     telemetry::Outcome,
     upstream::{CheckoutError, ConnectError, Failure, Lease, Listen},
@@ -182,18 +181,7 @@ fn again(exchange: &mut Exchange, outgoing: &Outgoing, lease: &Lease, failure: &
 
 /// One of the upstream's candidates.
 fn pick(exchange: &Exchange, upstream: &LocalUpstream, now: Stamp) -> Option<Picked> {
-    let key = || {
-        let parts = &exchange.parts;
-        let request = RequestView {
-            host: exchange.host(),
-            path: parts.uri.path(),
-            query: parts.uri.query(),
-            method: &parts.method,
-            headers: &parts.headers,
-            client: exchange.client,
-        };
-        upstream.key.hash(&request, exchange.route().map(|route| &route.config.name), 0)
-    };
+    let key = || upstream.key.hash(&exchange.as_seen(), exchange.route().map(|route| &route.config.name), 0);
     exchange.connection().worker.rng(|rng| upstream.pick(|| exchange.probe_lease(), now, rng, key))
 }
 

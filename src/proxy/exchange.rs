@@ -35,6 +35,7 @@ use crate::{
     listener::Connection,
     policy::Stamp,
     proxy::Passthrough,
+    route::RequestView,
     snapshot::{LocalUpstream, Route, Upstream, View},
     telemetry::{Ended, Outcome, RetryOutcome, RouteMetrics},
     upstream::Endpoint,
@@ -215,6 +216,13 @@ impl Exchange {
 
     pub(super) fn know_host(&mut self, host: Rc<Host>) {
         self.host = Some(host);
+    }
+
+    /// The request as rules see it.
+    pub(super) fn as_seen(&self) -> RequestView<'_> {
+        let Parts { uri, method, headers, .. } = &self.parts;
+        let (host, path, query) = (self.host(), uri.path(), uri.query());
+        RequestView { host, path, query, method, headers, client: self.client }
     }
 
     /// The host for matching; empty when the request names none.

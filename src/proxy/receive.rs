@@ -14,7 +14,7 @@ use crate::{
         uri::{self, Host},
     },
     listener::Connection,
-    route::{self, RequestView},
+    route,
     snapshot::{LocalUpstream, Target, View},
 };
 
@@ -158,15 +158,7 @@ pub(super) fn resolve(exchange: &mut Exchange) -> Result<LocalUpstream, ProxyErr
 
 /// The route and its upstream, by their positions in the snapshot.
 fn find(exchange: &Exchange, view: &View) -> Result<(usize, usize), ProxyError> {
-    let parts = &exchange.parts;
-    let request = RequestView {
-        host: exchange.host(),
-        path: parts.uri.path(),
-        query: parts.uri.query(),
-        method: &parts.method,
-        headers: &parts.headers,
-        client: exchange.client,
-    };
+    let request = exchange.as_seen();
     let snapshot = view.snapshot();
     let connection = exchange.connection();
     let table = snapshot.tables.get(connection.listener.index);
