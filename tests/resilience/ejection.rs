@@ -173,7 +173,9 @@ fn one_alone_is_never_ejected_and_the_breaker_acts() {
 #[test]
 fn where_all_fail_together_nobody_is_ejected() {
     let [a, b, c] = origins(["a", "b", "c"]);
-    let world = Setup::default().upstream("app", &[&a, &b, &c], "breaker: off").start();
+    // One may be out before it is known that all fail: it is to be back for all of its share at once.
+    let fields = "breaker: off, slow_start: off, ejection: { max: 2s }";
+    let world = Setup::default().upstream("app", &[&a, &b, &c], fields).start();
     let load = world.load("app", RATE);
     load.more(30);
     let failing = Instant::now();
