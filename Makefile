@@ -39,7 +39,11 @@ bench: setup-bench ## Weir beside nginx, HAProxy and Envoy: 45 minutes (ARGS="--
 
 .PHONY: mutants
 mutants: setup-build ## faults that the tests of the pure cores have to find, one by one: 10 minutes (ARGS=WORD: those)
-	@.ci/mutants $(ARGS)
+	@.ci/cores mutants $(ARGS)
+
+.PHONY: miri
+miri: ## the cores' tests of threads under Miri: some minutes (needs nightly, with the components miri and rust-src)
+	@.ci/cores miri
 
 .PHONY: check
 check: setup-check ## formatting, lints, documentation, licences and banned crates

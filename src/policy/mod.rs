@@ -8,5 +8,11 @@ mod stamp;
 mod verdict;
 mod window;
 
+/// How many rounds a test of threads makes: fewer under Miri, which looks at each of them much more closely.
+#[cfg(test)]
+pub(crate) const fn rounds(many: u64) -> u64 {
+    if cfg!(miri) { many / 50 + 1 } else { many }
+}
+
 pub use stamp::Stamp;
 pub use verdict::{Verdict, of_grpc, of_status};

@@ -188,7 +188,7 @@ fn many_threads_never_see_half_a_sample() {
         for thread in 0..4_u64 {
             let latency = &latency;
             scope.spawn(move || {
-                for step in 0..20_000 {
+                for step in 0..crate::policy::rounds(20_000) {
                     let now = now.after(ms(step / 10));
                     latency.sample(ms(10 + (step + thread) % 10), now, &terms());
                     let estimate = latency.estimate(now, &terms());

@@ -3,7 +3,7 @@ use std::thread;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::policy::Percent;
+use crate::{config::policy::Percent, policy::rounds};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -486,10 +486,10 @@ fn every_part_of_a_word_comes_back() {
 
 #[test]
 fn threads_never_eject_more_than_may_be_and_the_count_is_right() {
-    for round in 0..200 {
+    for round in 0..rounds(200) {
         let mut rig = Rig::new(4, |settings| settings.max_share = Percent::ALL);
         rig.members.push(Outlier::new(rig.now));
-        rig.send_many(4, 1000, Verdict::Success);
+        rig.send_many(4, if cfg!(miri) { 300 } else { 1000 }, Verdict::Success);
         rig.members.pop();
         let (ejected, left): (usize, usize) = thread::scope(|scope| {
             let workers: Vec<_> = (0..4)
@@ -526,7 +526,7 @@ fn threads_never_eject_more_than_may_be_and_the_count_is_right() {
 
 #[test]
 fn of_many_threads_one_gets_the_probe() {
-    for _ in 0..200 {
+    for _ in 0..rounds(200) {
         let mut rig = Rig::new(3, |_| {});
         rig.now = rig.eject(0);
         let taken: usize = thread::scope(|scope| {

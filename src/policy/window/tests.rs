@@ -123,7 +123,7 @@ fn what_was_seen_fits_into_another_shape() {
 
 #[test]
 fn threads_lose_nothing() {
-    const EACH: u64 = 5000;
+    const EACH: u64 = crate::policy::rounds(5000) / 20 * 20;
     for window in [Window::time(Duration::from_secs(10)), Window::calls(100_000), Window::calls(7)] {
         thread::scope(|scope| {
             for worker in 0..4 {

@@ -4,6 +4,7 @@ use std::{
 };
 
 use super::*;
+use crate::policy::rounds;
 
 /// Every probe is counted before it ends and after it has begun, so the count is never more than what is out.
 #[test]
@@ -16,7 +17,7 @@ fn threads_never_have_more_probes_than_there_are_places() {
         settings.ramp = Duration::ZERO;
     });
     let (mut closed, mut reopened) = (0_u32, 0_u32);
-    for round in 0..200 {
+    for round in 0..rounds(200) {
         rig.half_open();
         let (breaker, now) = (&rig.breaker, rig.now);
         let out = AtomicU32::new(0);
@@ -79,12 +80,12 @@ fn threads_never_have_more_probes_than_there_are_places() {
         }
         rig.wait(Duration::from_secs(20));
     }
-    assert!(closed > 50 && reopened > 10, "{closed} {reopened}");
+    assert!(cfg!(miri) || closed > 50 && reopened > 10, "{closed} {reopened}");
 }
 
 #[test]
 fn of_many_results_at_once_exactly_one_opens_it() {
-    for round in 0..200_u64 {
+    for round in 0..rounds(200) {
         let rig = Rig::new(|settings| {
             settings.min_requests = 40;
             if round % 2 == 0 {
@@ -112,7 +113,9 @@ fn of_many_results_at_once_exactly_one_opens_it() {
         });
         assert_eq!(opened, 1);
         assert_eq!(rig.shown().requests, 40);
-        assert_eq!(rig.shown().failures, 30);
+        // What is shown is what was seen by the one that opened it. Another may have counted its request by then, and not
+        // its failure yet (Miri finds that in a few rounds): it evaluates after that, and would open it then.
+        assert!((27..=30).contains(&rig.shown().failures), "{}", rig.shown().failures);
     }
 }
 
@@ -124,7 +127,7 @@ fn edits_under_traffic_lose_no_change_of_mode() {
         for worker in 0..2 {
             scope.spawn(move || {
                 let mut rng = fastrand::Rng::with_seed(worker);
-                for turn in 0..20_000_u64 {
+                for turn in 0..rounds(20_000) {
                     let now = now.after(Duration::from_millis(turn * 10));
                     if let Ok(permit) = breaker.admit(now, &mut rng) {
                         let verdict = if rng.bool() { Verdict::Failure } else { Verdict::Success };
