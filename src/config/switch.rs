@@ -26,6 +26,10 @@ pub struct Switch {
     pub action: Action,
     /// What turns it on when its state is auto; `None` only when it is not.
     pub when: Option<When>,
+    /// Whether answers say that it acted on them. Default no.
+    pub announce: bool,
+    /// The store's revision of the newest overlay that it was made of; 0 where it is the file's alone.
+    pub revision: i64,
 }
 
 /// Whether a switch acts.
