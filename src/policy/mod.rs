@@ -4,6 +4,7 @@
 pub mod breaker;
 pub mod ejection;
 mod pause;
+pub mod rate;
 mod stamp;
 mod verdict;
 mod window;
