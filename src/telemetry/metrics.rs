@@ -17,8 +17,8 @@ use super::{
     process::ProcessGauges,
     registry::Registry,
     resources::{
-        BreakerMetrics, LimitMetrics, ListenerMetrics, OTHER, PlanMetrics, Release, RouteMetrics, SwitchMetrics,
-        UpstreamMetrics,
+        BreakerMetrics, LimitMetrics, ListenerMetrics, OTHER, PlanMetrics, Release, RouteMetrics,
+        SwitchMetrics, UpstreamMetrics,
     },
 };
 use crate::{

@@ -19,8 +19,8 @@ pub mod writer;
 pub use access::{AccessLog, AccessRecord, AttemptRecord, Ended};
 pub use cells::{Counter, Gauge, Held, Histogram, Share, UpDown, set_worker};
 pub use labels::{
-    BreakerState, ConnectionEnd, ConnectionRefusal, DropCause, EndpointState, LimitDecision, Outcome, PolicyKind,
-    PolicySource, PoolState, ReloadResult, RetryOutcome, SwitchMode, UpdateResult, WaitCause,
+    BreakerState, ConnectionEnd, ConnectionRefusal, DropCause, EndpointState, LimitDecision, Outcome,
+    PolicyKind, PolicySource, PoolState, ReloadResult, RetryOutcome, SwitchMode, UpdateResult, WaitCause,
 };
 pub use log::LogHandle;
 pub use metrics::Metrics;
