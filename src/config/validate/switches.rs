@@ -46,6 +46,8 @@ pub(in crate::config) fn switch(
             Some(when) => Some(when?),
             None => None,
         },
+        // The layers know, where there are any.
+        revision: 0,
     })
 }
 
