@@ -28,7 +28,8 @@ pub struct Switch {
     pub when: Option<When>,
     /// Whether answers say that it acted on them. Default no.
     pub announce: bool,
-    /// The store's revision of the newest overlay that it was made of; 0 where it is the file's alone.
+    /// The newest revision among the live overlays that have a say in it, those of plans that are on too; 0 = the file
+    /// alone.
     pub revision: i64,
 }
 

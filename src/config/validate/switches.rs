@@ -48,6 +48,7 @@ pub(in crate::config) fn switch(
             Some(when) => Some(when?),
             None => None,
         },
+        // The layers know, where there are any.
     })
 }
 
