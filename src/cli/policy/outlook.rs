@@ -130,7 +130,7 @@ impl Outlook {
 }
 
 /// The kind and name of the resource in whose effective document a key has a say; `bypass` has none.
-pub(super) fn resource(subject: &Subject) -> Option<(Kind, &Name)> {
+pub(in crate::cli) fn resource(subject: &Subject) -> Option<(Kind, &Name)> {
     match subject {
         Subject::Overlay(kind, name) => Some((*kind, name)),
         Subject::Endpoint(upstream, _) => Some((Kind::Upstream, upstream)),

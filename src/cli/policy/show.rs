@@ -107,7 +107,7 @@ pub(super) fn item(item: &Item) -> Value {
 }
 
 /// What an overlay says, apart from its envelope. What cannot be read is its text.
-pub(super) fn opened(item: &Item) -> (Value, Envelope) {
+pub(in crate::cli) fn opened(item: &Item) -> (Value, Envelope) {
     let text = || Value::String(String::from_utf8_lossy(&item.value).into_owned());
     let mut value = document::parse(&item.value).unwrap_or_else(text);
     let envelope = Envelope::take(&mut value);

@@ -41,7 +41,7 @@ pub(super) fn set(args: &Set) -> Result<ExitStatus, Failure> {
     let text = composed((&args.subject, &key), &text, &envelope, args.conditions.force)?;
     let edit = Edit { subject: args.subject.clone(), key, value: Some(text) };
     let manner = Manner {
-        action: ("set", None),
+        command: None,
         signature: &args.signature,
         conditions: &args.conditions,
         output: args.common.output,
@@ -63,7 +63,7 @@ pub(super) fn unset(args: &Unset) -> Result<ExitStatus, Failure> {
     }
     let edit = Edit { subject: args.subject.clone(), key, value: None };
     let manner = Manner {
-        action: ("unset", None),
+        command: None,
         signature: &args.signature,
         conditions: &args.conditions,
         output: args.common.output,
@@ -126,11 +126,17 @@ pub(in crate::cli) struct Edit {
     pub(in crate::cli) value: Option<String>,
 }
 
+impl Edit {
+    fn action(&self) -> &'static str {
+        if self.value.is_some() { "set" } else { "unset" }
+    }
+}
+
 /// How changes are made.
 #[derive(Debug)]
 pub(in crate::cli) struct Manner<'a> {
-    /// `set` or `unset`, and the command where its name says more.
-    pub(in crate::cli) action: (&'static str, Option<&'static str>),
+    /// The command, where its name says more than `set` and `unset`.
+    pub(in crate::cli) command: Option<&'static str>,
     /// Who and why.
     pub(in crate::cli) signature: &'a Signature,
     /// When.
@@ -172,7 +178,8 @@ pub(in crate::cli) fn change(
         .iter()
         .map(|edit| {
             let (key, before, value) = (edit.key.as_str(), contents.get(&edit.key), edit.value.as_deref());
-            let record = record(place, manner.signature, manner.action, (key, before, value));
+            let record =
+                record(place, manner.signature, (edit.action(), manner.command), (key, before, value));
             (Change { key, value, before }, record)
         })
         .collect();
@@ -244,7 +251,7 @@ fn report(
                     .map(|masked| json!({ "plan": masked.plan.as_str(), "fields": masked.fields }));
                 let answer = json!({
                     "key": edit.key,
-                    "action": manner.action.0,
+                    "action": edit.action(),
                     "revision": revision,
                     "before_revision": contents.get(&edit.key).map_or(0, |item| item.revision),
                     "value": edit.value,
