@@ -45,9 +45,7 @@ pub(super) fn auto(hold: &Hold) -> Result<ExitStatus, Failure> {
     let mut place = Place::find(&change.common.store, change.common.scope.as_ref())?;
     let contents = write::contents(&mut place)?;
     levers::one_each(names, &change.conditions)?;
-    if !change.conditions.force {
-        names::check(&place, &contents, kind, names)?;
-    }
+    names::check_unless(change.conditions.force, &place, &contents, kind, names)?;
     let settings = vec![(MODE, Value::String("auto".to_owned()))];
     let order = Order { command: "breaker auto", kind, names, settings, change };
     let mut edits = Vec::new();

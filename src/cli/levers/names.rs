@@ -34,6 +34,23 @@ pub(super) fn check(place: &Place, contents: &Contents, kind: Kind, names: &[Nam
     }
 }
 
+/// The same for a command that can be forced.
+pub(super) fn check_unless(
+    force: bool,
+    place: &Place,
+    contents: &Contents,
+    kind: Kind,
+    names: &[Name],
+) -> Result<(), Failure> {
+    if force {
+        return Ok(());
+    }
+    check(place, contents, kind, names).map_err(|failure| match failure {
+        Failure::No(text) => Failure::No(format!("{text} (`--force` writes it all the same)")),
+        other => other,
+    })
+}
+
 /// The names of a kind that some layer has, also where another one removes them.
 fn known(contents: &Contents, outlook: &Outlook, kind: Kind) -> BTreeSet<Name> {
     let in_force = outlook.new.iter().filter(|(of, ..)| *of == kind).map(|(_, name, _)| name.clone());
@@ -58,7 +75,7 @@ pub(super) fn unknown(kind: Kind, missing: &Name, known: &BTreeSet<Name>) -> Str
             format!("there are {some}{more}")
         }
     };
-    format!("there is no {word} `{missing}` in any layer; {hint} (`--force` writes it all the same)")
+    format!("there is no {word} `{missing}` in any layer; {hint}")
 }
 
 /// A kind in the singular.

@@ -10,6 +10,8 @@ use tokio::{runtime::Runtime, time::timeout};
 use super::{
     Look,
     fields::{Present, leaves},
+    preview,
+    write::BYPASSED,
 };
 use crate::{
     cli::{
@@ -64,6 +66,10 @@ impl View {
             Some(admin) => admin.get(path, look.admin.is_some())?,
             None => None,
         };
+        let bypass = documents.pointer("/bypass/document/state");
+        if bypass.is_some() && preview::state(bypass, "off") == "on" {
+            note(BYPASSED);
+        }
         Ok(Self { documents, instance })
     }
 

@@ -25,6 +25,10 @@ use crate::{
     store::key::Subject,
 };
 
+/// What is said where levers are moved or listed that have no effect.
+pub(super) const BYPASSED: &str =
+    "bypass is on: switches, limits and breakers do nothing until it is off (`weir policy get bypass`)";
+
 /// What is to be set, and how.
 pub(super) struct Order<'a> {
     /// The command, for the audit entry.
@@ -45,9 +49,7 @@ pub(super) fn set(order: &Order<'_>) -> Result<ExitStatus, Failure> {
     let mut place = Place::find(&change.common.store, change.common.scope.as_ref())?;
     let contents = write::contents(&mut place)?;
     one_each(order.names, &change.conditions)?;
-    if !change.conditions.force {
-        names::check(&place, &contents, order.kind, order.names)?;
-    }
+    names::check_unless(change.conditions.force, &place, &contents, order.kind, order.names)?;
     let edits: Result<Vec<_>, _> =
         order.names.iter().map(|name| setting(&place, &contents, order, name)).collect();
     let edits = edits?;
@@ -56,6 +58,8 @@ pub(super) fn set(order: &Order<'_>) -> Result<ExitStatus, Failure> {
         tell_above(&place, outlook, order, &edits);
         if order.kind == Kind::Plan {
             tell_collisions(outlook, order.names);
+        } else if outlook.after.policy.bypass {
+            note(BYPASSED);
         }
     }
     let manner = Manner {
@@ -72,6 +76,7 @@ pub(super) fn unset(command: &'static str, kind: Kind, take: &Take) -> Result<Ex
     let mut place = Place::find(&take.common.store, take.common.scope.as_ref())?;
     let contents = write::contents(&mut place)?;
     one_each(&take.name, &take.conditions)?;
+    names::check(&place, &contents, kind, &take.name)?;
     let force = take.conditions.force;
     let taking = |name: &Name| {
         let subject = Subject::Overlay(kind, name.clone());

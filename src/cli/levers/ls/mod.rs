@@ -23,7 +23,7 @@ pub(super) fn switches(look: &Look) -> Result<ExitStatus, Failure> {
         list.push(Row {
             name,
             values: vec![("state", cell, state.into())],
-            place: rows::place(shown, &["state"]),
+            place: rows::place(&view.documents, shown, &["state"]),
             instance: vec![said.number("hits_last_minute")],
             said: said.0,
         });
@@ -50,7 +50,7 @@ pub(super) fn limits(look: &Look) -> Result<ExitStatus, Failure> {
                 ("state", state.clone(), state.into()),
                 ("effective", effective.clone(), effective.into()),
             ],
-            place: rows::place(shown, &["state", "rate", "burst"]),
+            place: rows::place(&view.documents, shown, &["state", "rate", "burst"]),
             instance: vec![said.at("/last_minute/granted"), rows::refused(&said)],
             said: said.0,
         });
@@ -65,18 +65,23 @@ pub(super) fn breakers(look: &Look) -> Result<ExitStatus, Failure> {
     let mut list = List::new("upstreams", &["ROUTE", "MODE"], more, &heads);
     for (name, shown) in view.resources(Kind::Upstream) {
         let said = view.said(name);
-        list.push(breaker(name, None, shown, said.and_then(|said| said.get("breaker"))));
+        list.push(breaker(&view.documents, (name, None), shown, said.and_then(|said| said.get("breaker"))));
         for (route, shown) in view.resources(Kind::Route).filter(|(_, shown)| rows::own_breaker(shown, name))
         {
             let own = said.and_then(|said| said.get("route_breakers")?.get(route));
-            list.push(breaker(name, Some(route), shown, own));
+            list.push(breaker(&view.documents, (name, Some(route)), shown, own));
         }
     }
     list.first = "UPSTREAM";
     Ok(list.show(look.common.output))
 }
 
-fn breaker<'v>(name: &'v str, route: Option<&str>, shown: &Value, said: Option<&'v Value>) -> Row<'v> {
+fn breaker<'v>(
+    documents: &Value,
+    (name, route): (&'v str, Option<&str>),
+    shown: &Value,
+    said: Option<&'v Value>,
+) -> Row<'v> {
     let said = Said(said);
     let written = shown.pointer("/document/breaker/mode").map(|mode| preview::state(Some(mode), "auto"));
     // An instance knows what the default is for this upstream; else it is auto, or observe behind inbound listeners.
@@ -85,7 +90,7 @@ fn breaker<'v>(name: &'v str, route: Option<&str>, shown: &Value, said: Option<&
     Row {
         name,
         values: vec![("route", route.to_owned(), route.into()), ("mode", mode.clone(), mode.into())],
-        place: rows::place(shown, &["breaker.mode"]),
+        place: rows::place(documents, shown, &["breaker.mode"]),
         instance: vec![said.text("state").unwrap_or_default(), rows::span(&said), rows::failures(&said)],
         said: said.0,
     }
@@ -108,7 +113,7 @@ pub(super) fn plans(look: &Look) -> Result<ExitStatus, Failure> {
                 ("touches", touched.join(", "), touched.into()),
                 ("collisions", told.join(", "), collisions.iter().map(preview::Collision::to_json).collect()),
             ],
-            place: rows::place(shown, &["state"]),
+            place: rows::place(&view.documents, shown, &["state"]),
             instance: Vec::new(),
             said: None,
         });

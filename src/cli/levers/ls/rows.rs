@@ -29,8 +29,9 @@ pub(super) struct Place {
 /// The layers by name, the lowest first.
 const LAYERS: [&str; 5] = ["baseline", "fleet", "service", "plans", "instance"];
 
-/// Where the first of `paths` that the highest layer says comes from.
-pub(super) fn place(shown: &Value, paths: &[&str]) -> Place {
+/// Where the first of `paths` that the highest layer says comes from. What a plan says is signed by who turned it on,
+/// unless the plan itself says who wrote it.
+pub(super) fn place(documents: &Value, shown: &Value, paths: &[&str]) -> Place {
     let fields = shown.get("fields");
     let found = paths.iter().filter_map(|path| fields?.get(*path));
     let height = |place: &&Value| {
@@ -38,8 +39,17 @@ pub(super) fn place(shown: &Value, paths: &[&str]) -> Place {
         LAYERS.iter().position(|name| Some(*name) == layer)
     };
     // `max_by_key` gives the last of equals.
-    let highest = found.rev().max_by_key(height);
-    Place { json: highest.cloned().unwrap_or(Value::Null) }
+    let mut json = found.rev().max_by_key(height).cloned().unwrap_or(Value::Null);
+    let plan = json.get("plan").and_then(Value::as_str).map(str::to_owned);
+    let turned = plan.and_then(|plan| documents.get("plans")?.get(&plan)?.get("fields")?.get("state"));
+    if let (Some(turned), Value::Object(map)) = (turned.and_then(Value::as_object), &mut json)
+        && map.get("by").is_none_or(Value::is_null)
+    {
+        for field in ["by", "why", "until"] {
+            map.extend(turned.get(field).map(|value| (field.to_owned(), value.clone())));
+        }
+    }
+    Place { json }
 }
 
 impl Place {
@@ -179,13 +189,16 @@ mod tests {
             "burst": { "layer": "fleet" },
         }});
         let now = "2026-11-21T10:00:01Z".parse().unwrap();
-        let cells = place(&shown, &["state", "rate", "burst"]).cells(now);
+        let none = Value::Null;
+        let cells = place(&none, &shown, &["state", "rate", "burst"]).cells(now);
         assert_eq!(cells, ["service", "ann", "2026-11-21T10:30:00Z (29m59s left)", "why not"]);
-        let over = place(&shown, &["rate"]).cells("2026-11-21T10:30:00Z".parse().unwrap());
+        let over = place(&none, &shown, &["rate"]).cells("2026-11-21T10:30:00Z".parse().unwrap());
         assert!(over[2].ends_with("(over)"), "{over:?}");
-        assert_eq!(place(&shown, &["priority"]).cells(now)[0], "default");
+        assert_eq!(place(&none, &shown, &["priority"]).cells(now)[0], "default");
         let plan = json!({ "fields": { "state": { "layer": "plans", "plan": "sale" } } });
-        assert_eq!(place(&plan, &["state"]).cells(now)[0], "plan sale");
+        assert_eq!(place(&none, &plan, &["state"]).cells(now), ["plan sale", "", "", ""]);
+        let all = json!({ "plans": { "sale": { "fields": { "state": { "by": "bob", "why": "noon" } } } } });
+        assert_eq!(place(&all, &plan, &["state"]).cells(now), ["plan sale", "bob", "", "noon"]);
     }
 
     #[test]
