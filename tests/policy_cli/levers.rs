@@ -230,8 +230,8 @@ fn a_name_that_nobody_has(bench: Bench) {
         (&["limit", "set", "chekout", "1/s"], "did you mean `checkout`?"),
         (&["breaker", "open", "stocks"], "did you mean `stock`?"),
         (&["breaker", "auto", "stocks"], "did you mean `stock`?"),
-        (&["plan", "on", "sail"], "did you mean `sale`?"),
-        (&["plan", "diff", "sail"], "did you mean `sale`?"),
+        (&["plan", "on", "sal"], "did you mean `sale`?"),
+        (&["plan", "diff", "sal"], "did you mean `sale`?"),
         (&["switch", "on", "x"], "there are `no-ads` and `no-recs`"),
     ] {
         let done = bench.weir(1, arguments);
@@ -383,10 +383,11 @@ fn what_cannot_be_read_is_left_alone(bench: Bench) {
     bench.weir(0, &["switch", "off", "no-recs", "--force"]);
     assert_eq!(bench.document(SWITCH)["state"], "off");
     // What removes a switch is taken back as a whole; a state brings it back.
-    bench.policy(0, &["set", "switches/no-ads", "null"]);
-    let done = bench.weir(1, &["switch", "unset", "no-ads"]);
-    assert!(done.err.contains("weir policy unset switches/no-ads"), "{}", done.err);
-    let done = bench.weir(0, &["switch", "on", "no-ads"]);
+    bench.policy(0, &["set", "switches/new", "{reject: {status: 503}}", "--scope", "_all"]);
+    bench.policy(0, &["set", "switches/new", "null"]);
+    let done = bench.weir(1, &["switch", "unset", "new"]);
+    assert!(done.err.contains("weir policy unset switches/new"), "{}", done.err);
+    let done = bench.weir(0, &["switch", "on", "new"]);
     assert!(done.err.contains("now it is there again"), "{}", done.err);
-    assert_eq!(in_force(&bench, "switches/no-ads")["state"], "on");
+    assert_eq!(in_force(&bench, "switches/new")["state"], "on");
 }

@@ -67,14 +67,17 @@ fn different(
 }
 
 fn what_is_previewed_is_what_happens(bench: Bench) {
-    bench.policy(
-        0,
-        &["set", "plans/sale", "{upstreams: {stock: {breaker: open, connect_timeout: null}}, limits: {checkout: {key: [client]}}}"],
-    );
+    // The fleet has the plan, the service turns it on.
+    let plan = "\
+switches: { no-recs: on }
+limits: { checkout: { rate: 2000/s, key: [client] } }
+upstreams: { stock: { breaker: open, connect_timeout: null } }
+";
+    bench.policy(0, &["set", "plans/own", plan, "--scope", "_all"]);
     bench.weir(0, &["limit", "set", "checkout", "9/s", "--burst", "3"]);
     let before = in_force(&bench);
-    let preview = bench.answer(0, &["plan", "diff", "sale"]);
-    assert_eq!((&preview["plan"], &preview["to"]), (&json!("sale"), &json!("on")));
+    let preview = bench.answer(0, &["plan", "diff", "own"]);
+    assert_eq!((&preview["plan"], &preview["to"]), (&json!("own"), &json!("on")));
     assert_eq!(in_force(&bench), before);
     let foreseen = previewed(&preview);
     assert_eq!(foreseen["limits/checkout rate"], (json!("9/s"), json!("2000/s")));
@@ -82,17 +85,17 @@ fn what_is_previewed_is_what_happens(bench: Bench) {
     assert_eq!(foreseen["upstreams/stock breaker mode"], (Value::Null, json!("open")));
     assert_eq!(foreseen.len(), 5, "{preview:#}");
 
-    bench.weir(0, &["plan", "on", "sale", "--for", "2h"]).ok();
+    bench.weir(0, &["plan", "on", "own", "--for", "2h"]).ok();
     let after = in_force(&bench);
     assert_eq!(different(&before, &after), foreseen);
 
     // And the other way.
-    let preview = bench.answer(0, &["plan", "diff", "sale"]);
+    let preview = bench.answer(0, &["plan", "diff", "own"]);
     assert_eq!(preview["to"], "off");
-    bench.weir(0, &["plan", "off", "sale"]);
+    bench.weir(0, &["plan", "off", "own"]);
     assert_eq!(different(&after, &in_force(&bench)), previewed(&preview));
     assert_eq!(in_force(&bench), before);
-    let table = bench.weir(0, &["plan", "diff", "sale"]).out;
+    let table = bench.weir(0, &["plan", "diff", "own"]).out;
     let row = table.lines().find(|line| line.starts_with("limits/checkout   rate")).unwrap();
     assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["limits/checkout", "rate", "9/s", "2000/s"]);
 }

@@ -16,7 +16,7 @@ use crate::{
             write::{self as policy, Edit},
         },
         print,
-        table::table,
+        table::{printable, table},
     },
     config::{Kind, Name},
     store::{key::Subject, layers::Refused},
@@ -166,7 +166,7 @@ impl Found {
             out.push_str(&table(&["RESOURCE", "FIELD", "PLAN", "IN FORCE", "BECAUSE OF"], &rows));
         }
         for collision in &self.collisions {
-            let _ = writeln!(out, "\nwarning: {}", collision.told(plan.as_str()));
+            let _ = writeln!(out, "\nwarning: {}", printable(&collision.told(plan.as_str())));
         }
         out
     }
