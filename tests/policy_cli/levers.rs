@@ -7,6 +7,7 @@ use crate::{each_store, harness::Bench, support::programs::finish};
 each_store!(
     switches_on_off_and_back,
     several_switches_in_one_revision,
+    fifty_switches_in_one_revision,
     other_fields_of_the_overlay_stay,
     an_end_is_the_whole_overlays,
     limits_are_set_and_taken_back,
@@ -100,6 +101,23 @@ fn several_switches_in_one_revision(bench: Bench) {
     bench.weir(0, &["switch", "unset", "no-recs", "no-ads"]);
     assert_eq!(bench.json(0, &["ls"]), json!([]));
     assert_eq!(bench.audits("orders").len(), 4);
+}
+
+fn fifty_switches_in_one_revision(bench: Bench) {
+    let names: Vec<_> = (0..51).map(|n| format!("s{n:02}")).collect();
+    for name in &names {
+        bench.put(&format!("/weir/policy/_all/switches/{name}"), "{reject: {status: 503}}");
+    }
+    let mut arguments = vec!["switch", "on"];
+    arguments.extend(names.iter().map(String::as_str));
+    bench.weir(2, &arguments);
+    arguments.pop();
+    bench.weir(0, &arguments);
+    let listed = bench.json(0, &["ls", "--scope", "orders"]);
+    let revisions: Vec<_> = listed.as_array().unwrap().iter().map(|item| &item["revision"]).collect();
+    assert_eq!(revisions.len(), 50);
+    assert!(revisions.iter().all(|revision| *revision == revisions[0]), "{revisions:?}");
+    assert_eq!(bench.audits("orders").len(), 50);
 }
 
 fn other_fields_of_the_overlay_stay(bench: Bench) {

@@ -21,8 +21,8 @@ pub(super) fn of(kind: Kind) -> &'static [&'static str] {
 /// A field with its new value.
 pub(super) type Setting = (&'static str, Value);
 
-/// What is there before a lever is moved.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What is there before a lever is moved. By default nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Present {
     /// The overlay in its full form, without its envelope; `None` when it removes the resource.
     pub(super) document: Option<Map<String, Value>>,

@@ -1,7 +1,7 @@
 //! Setting the fields of a lever, and taking them back.
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{
     Change, Take,
@@ -132,9 +132,9 @@ pub(super) fn setting(
     let key = place.key(&subject);
     let force = change.conditions.force;
     let present = present(contents, (&subject, &key), force)?;
-    let (below, kept) = carried(&key, present, order, Timestamp::now())?;
-    let text = Value::Object(fields::with(below, &order.settings)).to_string();
-    let until = change.duration.map(write::until).transpose()?.or(kept);
+    let carried = carried(&key, present, order, Timestamp::now())?;
+    let text = Value::Object(fields::with(carried.document, &order.settings)).to_string();
+    let until = change.duration.map(write::until).transpose()?.or(carried.until);
     let envelope = Envelope { by: change.signature.by.clone(), why: change.signature.why.clone(), until };
     let value = Some(write::composed((&subject, &key), &text, &envelope, force)?);
     Ok(Edit { subject, key, value })
@@ -146,19 +146,19 @@ fn carried(
     present: Option<Present>,
     order: &Order<'_>,
     now: Timestamp,
-) -> Result<(Option<Map<String, Value>>, Option<Timestamp>), Failure> {
-    let Some(present) = present else { return Ok((None, None)) };
+) -> Result<Present, Failure> {
+    let Some(present) = present else { return Ok(Present::default()) };
     let others = present.others(order.settings.iter().map(|(path, _)| *path));
     let named = others.join(", ");
     if present.is_over(now) {
         if !others.is_empty() {
             note(&format!("{key} was over: what else it said does not come back: {named}"));
         }
-        return Ok((None, None));
+        return Ok(Present::default());
     }
     if present.document.is_none() {
         note(&format!("{key} removed the {}: now it is there again", names::word(order.kind)));
-        return Ok((None, None));
+        return Ok(Present::default());
     }
     match (order.change.duration.is_some(), others.is_empty()) {
         (true, false) => Err(Failure::No(format!(
@@ -172,15 +172,15 @@ fn carried(
                 let was = was.as_str().map_or_else(|| was.to_string(), str::to_owned);
                 note(&format!("{key} said `{was}` without an end: that does not come back when this ends"));
             }
-            Ok((None, None))
+            Ok(Present::default())
         }
         (false, false) => {
             if let Some(until) = present.until {
                 note(&format!("{key} ends at {until}, with what else it says ({named}), and this with it"));
             }
-            Ok((present.document, present.until))
+            Ok(present)
         }
-        (false, true) => Ok((None, None)),
+        (false, true) => Ok(Present::default()),
     }
 }
 

@@ -273,7 +273,7 @@ fn report(
         let _ = writeln!(text, "next: {}", next(place, revision));
     }
     let status = print(text.as_bytes());
-    notes.iter().for_each(|text| note(text));
+    notes.iter().for_each(note);
     if masked_any { Err(Failure::Told(ExitStatus::No)) } else { Ok(status) }
 }
 
