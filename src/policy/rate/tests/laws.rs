@@ -249,7 +249,7 @@ proptest! {
         let mut now = START;
         let mut limiter = limiter(settings(Algorithm::SlidingWindow, 10, 1));
         // When how much was granted; what the law still counts, and what may still be counted.
-        let (mut law, mut promise): (Vec<(u64, u64)>, Vec<(u64, u64)>) = (Vec::new(), Vec::new());
+        let (mut law, mut promise) = (Vec::<(u64, u64)>::new(), Vec::<(u64, u64)>::new());
         for step in steps {
             let unit = whole(limiter.unit());
             law.retain(|(when, _)| *when + unit > now);
