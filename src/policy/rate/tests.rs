@@ -16,6 +16,7 @@ pub(super) const START: u64 = 77 * SECOND + 123;
 const BEFORE: u64 = 7_654_321;
 /// 2026, in the middle of a second, a minute and an hour.
 pub(super) const UNIX: Duration = Duration::from_micros(1_795_300_000_123_456);
+const EARLIER: Duration = Duration::from_micros(1_795_300_000_123_456 - BEFORE);
 
 pub(super) const TOKEN: fn(u32) -> Algorithm = |burst| Algorithm::TokenBucket { burst };
 pub(super) const LEAKY: fn(u32, u64) -> Algorithm =
@@ -35,11 +36,11 @@ pub(super) fn at(micros: u64) -> Stamp {
 }
 
 pub(super) fn limiter(settings: Settings) -> Limiter {
-    Limiter::new(settings, None, at(START - BEFORE), UNIX - Duration::from_micros(BEFORE))
+    Limiter::new(settings, None, at(START - BEFORE), EARLIER)
 }
 
 pub(super) fn keyed(settings: Settings, max_keys: u32) -> Limiter {
-    Limiter::new(settings, Some(max_keys), at(START - BEFORE), UNIX - Duration::from_micros(BEFORE))
+    Limiter::new(settings, Some(max_keys), at(START - BEFORE), EARLIER)
 }
 
 pub(super) fn whole(span: Duration) -> u64 {

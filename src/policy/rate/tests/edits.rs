@@ -191,6 +191,32 @@ fn windows_begin_by_the_clock_on_the_wall() {
 }
 
 #[test]
+fn a_sliding_window_is_never_shorter_than_its_unit_and_a_15th_longer_at_most() {
+    // Wherever in a slot it begins: the seconds' slots are not whole microseconds.
+    let step = if cfg!(miri) { 9999 } else { 1 };
+    for now in (START..START + SECOND / 15 + 100).step_by(step) {
+        let limiter = limiter(settings(SLIDING, 1, 1));
+        let taken = granted(limiter.take(0, 1, at(now)));
+        refused(limiter.peek(0, 1, at(now + SECOND - 1)));
+        granted(limiter.peek(0, 1, at(now + 16 * SECOND.div_ceil(15))));
+        let reset = limiter.reset_of(&taken, at(now));
+        assert_eq!(refused(limiter.peek(0, 1, at(now))).retry_after, Some(reset));
+    }
+}
+
+#[test]
+fn a_slot_that_was_sealed_grows_no_more() {
+    let limiter = limiter(settings(SLIDING, 2, 1));
+    granted(limiter.take(0, 1, at(START)));
+    let width = SECOND.div_ceil(15);
+    // It has looked at all before its own slot, and what it has seen has to stay so.
+    refused(limiter.take(0, 2, at(START + width)));
+    let late = granted(limiter.take(0, 1, at(START)));
+    let forgotten = (START / width + 17) * width - START;
+    assert_eq!(limiter.reset_of(&late, at(START)), Duration::from_micros(forgotten));
+}
+
+#[test]
 fn what_is_given_back_is_there_again() {
     for algorithm in [TOKEN(5), FIXED, SLIDING, LEAKY(5, 3_600_000)] {
         let limiter = limiter(settings(algorithm, 5, 3600));

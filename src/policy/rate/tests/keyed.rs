@@ -93,17 +93,20 @@ fn who_comes_steadily_outlasts_a_flood() {
 
 #[test]
 fn full_buckets_go_first_and_nothing_is_lost() {
-    let limiter = keyed(settings(TOKEN(2), 1, 1), 4);
-    let used = START + 10 * SECOND;
-    // The oldest one is not full, a newer one is.
-    granted(limiter.take(1, 1, at(START)));
+    let limiter = keyed(settings(TOKEN(100), 1, 1), 4);
+    // The oldest one is far from full, the newer ones are full again.
+    granted(limiter.take(stranger(1), 100, at(START)));
     for key in 2..=4_u64 {
-        granted(limiter.take(key << 1, 2, at(START + key * 3000)));
+        granted(limiter.take(stranger(key), 1, at(START + key * 3000)));
     }
-    granted(limiter.take(2, 2, at(used - SECOND)));
-    granted(limiter.take(5 << 1, 1, at(used)));
+    let later = START + 10 * SECOND;
+    granted(limiter.take(stranger(5), 1, at(later)));
     assert_eq!((limiter.keys(), limiter.evictions()), (4, 0));
-    assert_eq!(burst_of(&limiter, 2, used), 1, "it was there before");
+    assert_eq!(burst_of(&limiter, stranger(1), later), 10);
+    // Of the full ones the oldest went: with the others, the places are taken.
+    granted(limiter.take(stranger(3), 50, at(later + 3000)));
+    granted(limiter.take(stranger(4), 50, at(later + 6000)));
+    assert_eq!((limiter.keys(), limiter.evictions()), (4, 0));
 }
 
 #[test]

@@ -1,6 +1,9 @@
 use std::sync::{
     Barrier,
-    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    atomic::{
+        AtomicU64, AtomicUsize,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
 
 use super::*;
@@ -94,6 +97,63 @@ fn threads_in_a_sliding_window_never_exceed_any_window() {
         let inside = log.iter().filter(|(asked, done)| *asked >= from && *done < from + SECOND).count();
         assert!(inside <= 50, "{inside} within a second");
     }
+}
+
+/// Two threads do something at the same moment, again and again; what both come to in each round.
+fn duel(rounds: u64, work: impl Fn(u64, u64) -> u64 + Sync) -> Vec<u64> {
+    let ready = AtomicU64::new(0);
+    let run = |thread: u64| -> Vec<u64> {
+        let one = |round: u64| {
+            ready.fetch_add(1, SeqCst);
+            for spin in 0_u64.. {
+                if ready.load(SeqCst) >= 2 * (round + 1) {
+                    break;
+                }
+                if spin > 1000 {
+                    // The other one may have no processor of its own.
+                    std::thread::yield_now();
+                }
+            }
+            work(thread, round)
+        };
+        (0..rounds).map(one).collect()
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| run(1));
+        let own = run(0);
+        own.iter().zip(other.join().unwrap()).map(|(own, other)| own + other).collect()
+    })
+}
+
+#[test]
+fn threads_that_open_slots_at_the_same_moment_see_each_other() {
+    // All is forgotten, and one opens a slot while the other opens the next.
+    let fresh = || limiter(settings(Algorithm::SlidingWindow, 1, 1));
+    let limiters: Vec<_> = (0..rounds(2000)).map(|_| fresh()).collect();
+    let width = SECOND.div_ceil(15);
+    let work = |thread: u64, round: u64| {
+        let limiter = &limiters[usize::try_from(round).unwrap()];
+        took(limiter, 0, START + 3 * SECOND + (thread ^ round & 1) * width)
+    };
+    assert!(duel(rounds(2000), work).into_iter().all(|granted| granted == 1));
+}
+
+#[test]
+fn threads_that_add_to_a_slot_that_is_being_sealed_move_on() {
+    // There is one left: one thread takes it in the slot that is open, the other opens the next one for it.
+    let limiters: Vec<_> = (0..rounds(2000))
+        .map(|_| {
+            let limiter = limiter(settings(Algorithm::SlidingWindow, 2, 1));
+            granted(limiter.take(0, 1, at(START)));
+            limiter
+        })
+        .collect();
+    let width = SECOND.div_ceil(15);
+    let work = |thread: u64, round: u64| {
+        let limiter = &limiters[usize::try_from(round).unwrap()];
+        took(limiter, 0, START + (thread ^ round & 1) * width)
+    };
+    assert!(duel(rounds(2000), work).into_iter().all(|granted| granted == 1));
 }
 
 #[test]
