@@ -6,8 +6,10 @@ mod drain;
 mod headcount;
 mod health;
 mod live;
+mod minute;
 mod presence;
 mod reload;
+mod rules;
 mod upstreams;
 mod view;
 
@@ -27,6 +29,7 @@ use self::{
     certificates::{Certificate, Upstreams},
     headcount::{Headcount, has_shared_limits},
     live::{Live, Shown, Source},
+    rules::Rules,
 };
 use crate::{
     config::{Bootstrap, Documents, File, Loaded, Name, bootstrap::StoreSource},
@@ -98,6 +101,7 @@ pub struct State {
     log: LogHandle,
     baseline: Mutex<Baseline>,
     shown: Mutex<Shown>,
+    rules: Mutex<Rules>,
     /// All layers of policy, once there are any.
     layers: OnceLock<Arc<Mutex<Layers>>>,
     /// Counts what others are told of live policy.
@@ -140,6 +144,7 @@ impl State {
             log,
             baseline: Mutex::new(Baseline { documents, loaded: now, refused: None }),
             shown: Mutex::new(Shown::new()),
+            rules: Mutex::default(),
             layers: OnceLock::new(),
             news: watch::Sender::new(0),
             headcount: Mutex::default(),
@@ -207,6 +212,10 @@ impl State {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn rules(&self) -> std::sync::MutexGuard<'_, Rules> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn baseline(&self) -> std::sync::MutexGuard<'_, Baseline> {
         self.baseline.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -233,7 +242,6 @@ pub(crate) async fn begin(
     let bootstrap = file.bootstrap.clone();
     let probe = std::mem::replace(&mut reload.probe, Box::new(|_, _| Ok(())));
     let mut live = Live::new(state, &bootstrap, file, probe);
-    live.say_what_does_not_act(&file.policy);
     discovery::begin(state);
     health::begin(state);
     let (source, order) = match &bootstrap.store {
@@ -282,6 +290,7 @@ pub(crate) async fn run(state: Arc<State>, certificates: Vec<(Arc<Listener>, Fin
                 live.tick();
                 alone.look(&state);
                 bring_gauges_up_to_date(&state);
+                state.rules().refresh(&state.shared.snapshot.load(), Instant::now());
                 state.publisher.tidy();
                 memory::give_back();
                 for certificate in &mut certificates {
@@ -375,6 +384,7 @@ pub(crate) fn bring_gauges_up_to_date(state: &State) {
         upstream.pool.of(PoolState::Connecting).set(i64::from(connecting));
         upstream.pool.of(PoolState::Active).set(i64::from(open.saturating_sub(idle)));
     }
+    rules::show(&snapshot);
     for own in snapshot.routes.iter().flat_map(|route| &route.breakers) {
         own.metrics.show(BreakerState::of(&own.breaker.shown(now)));
     }

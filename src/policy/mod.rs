@@ -5,6 +5,7 @@ pub mod automatic;
 pub mod breaker;
 pub mod ejection;
 mod pause;
+pub mod rate;
 mod stamp;
 mod verdict;
 mod window;

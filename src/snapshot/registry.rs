@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    num::NonZeroU32,
     sync::{Arc, Weak},
     time::Instant,
 };
@@ -11,7 +12,7 @@ use crate::{
         Name,
         policy::{self, BreakerMode, ClientTls, EndpointAddress, Upstream, UpstreamProtocol},
     },
-    policy::{Stamp, breaker::Breaker},
+    policy::{Stamp, breaker::Breaker, rate::Secret},
     tls::TlsError,
     upstream::{Connector, Endpoint, Vitals},
 };
@@ -53,6 +54,10 @@ impl Transport {
 pub struct Registry {
     /// The zone that this instance is in.
     zone: Option<Name>,
+    /// How many live instances the service has; `None` = not known.
+    instances: Option<NonZeroU32>,
+    /// What keys of limits are hashed with.
+    secret: Secret,
     vitals: HashMap<Name, Weak<Vitals>>,
     /// Breakers of routes, by route and upstream.
     breakers: HashMap<(Name, Name), Weak<Breaker>>,
@@ -69,6 +74,21 @@ impl Registry {
     /// The zone that this instance is in.
     pub fn zone(&self) -> Option<&Name> {
         self.zone.as_ref()
+    }
+
+    /// How many live instances the service has, as far as is known; at least this one.
+    pub fn instances(&self) -> NonZeroU32 {
+        self.instances.unwrap_or(NonZeroU32::MIN)
+    }
+
+    /// Notes how many live instances the service has; whether that is news.
+    pub fn know_instances(&mut self, instances: NonZeroU32) -> bool {
+        self.instances.replace(instances).unwrap_or(NonZeroU32::MIN) != instances
+    }
+
+    /// What keys of limits are hashed with.
+    pub fn secret(&self) -> &Secret {
+        &self.secret
     }
 
     /// What outlives snapshots of `upstream`: what is known, or new. What is known is not changed.

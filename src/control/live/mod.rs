@@ -24,7 +24,7 @@ pub(super) use self::{
 };
 use super::{State, headcount::has_shared_limits};
 use crate::{
-    config::{Bootstrap, File, PemKind, Policy},
+    config::{Bootstrap, File, PemKind},
     snapshot::{CompileError, Outcome},
     store::{
         Event, Item,
@@ -66,8 +66,6 @@ pub(super) struct Live {
     clock: Timestamp,
     tried: Instant,
     next_expiry: Option<Timestamp>,
-    /// It was said that limits and switches do not act yet.
-    said: bool,
 }
 
 impl Live {
@@ -89,7 +87,6 @@ impl Live {
             clock: now,
             tried: Instant::now(),
             next_expiry: None,
-            said: false,
         }
     }
 
@@ -107,17 +104,6 @@ impl Live {
         kept.instances.into_iter().for_each(|instances| self.state.restore_instances(instances));
         let in_force: Vec<Item> = kept.items;
         self.guard = Guard::restore(&self.identity, in_force, kept.memory);
-    }
-
-    /// Says once what a policy has that nobody acts on in this version.
-    pub(super) fn say_what_does_not_act(&mut self, policy: &Policy) {
-        let idle = !policy.limits.is_empty() || !policy.switches.is_empty();
-        if idle && !self.said {
-            self.said = true;
-            tracing::warn!(
-                "limits and switches are read and checked, but this version does not act on them yet"
-            );
-        }
     }
 
     /// Takes what the store tells.
@@ -207,7 +193,6 @@ impl Live {
     fn publish(&mut self, since: Instant, source: Option<PolicySource>) -> Result<Outcome, CompileError> {
         let effective = self.layers().effective();
         self.next_expiry = effective.next_expiry;
-        self.say_what_does_not_act(&effective.policy);
         let metrics = &self.state.shared.telemetry.metrics;
         for kind in PolicyKind::ALL.iter().filter(|kind| **kind != PolicyKind::File) {
             let refused = effective.refused.iter().filter(|refused| refused.kind == kind.text()).count();
