@@ -18,6 +18,7 @@ pub mod policy;
 mod proxy;
 pub mod readiness;
 pub mod route;
+pub mod shared_rate;
 pub mod snapshot;
 pub mod store;
 pub mod telemetry;

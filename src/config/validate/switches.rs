@@ -48,7 +48,6 @@ pub(in crate::config) fn switch(
             None => None,
         },
         // The layers know, where there are any.
-        revision: 0,
     })
 }
 
