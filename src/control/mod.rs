@@ -1,5 +1,6 @@
 //! Everything that is not traffic: live policy, reloads, certificates, gauges, the drain. One task on the control thread.
 
+mod automatic;
 mod certificates;
 mod discovery;
 mod drain;
@@ -27,8 +28,9 @@ use tokio::{
 pub use self::live::Probe;
 use self::{
     certificates::{Certificate, Upstreams},
-    headcount::{Headcount, has_shared_limits},
+    headcount::Headcount,
     live::{Live, Shown, Source},
+    presence::Alone,
     rules::Rules,
 };
 use crate::{
@@ -106,9 +108,8 @@ pub struct State {
     layers: OnceLock<Arc<Mutex<Layers>>>,
     /// Counts what others are told of live policy.
     news: watch::Sender<u64>,
+    /// Among how many instances service-wide limits are divided.
     headcount: Mutex<Headcount>,
-    /// Among how many instances a service-wide limit is divided; `None` = nobody knows.
-    instances: watch::Sender<Option<u64>>,
     drain_inbound: Notify,
     /// When the inbound side began to leave.
     leaving_since: OnceLock<Instant>,
@@ -148,7 +149,6 @@ impl State {
             layers: OnceLock::new(),
             news: watch::Sender::new(0),
             headcount: Mutex::default(),
-            instances: watch::Sender::new(None),
             drain_inbound: Notify::new(),
             leaving_since: OnceLock::new(),
         }
@@ -174,34 +174,6 @@ impl State {
     /// Something has changed that others are told.
     fn has_news(&self) {
         self.news.send_modify(|count| *count += 1);
-    }
-
-    /// Among how many instances a service-wide limit is divided; `None` = nobody knows, and each has all of it.
-    pub fn instances(&self) -> watch::Receiver<Option<u64>> {
-        self.instances.subscribe()
-    }
-
-    /// The store counts so many instances.
-    fn counted(&self, instances: u64) {
-        self.shown().instances = Some(instances);
-        #[expect(clippy::cast_precision_loss, reason = "a gauge of a few thousands at most")]
-        self.shared.telemetry.metrics.live().instances.set(instances as f64);
-        let taken_for = self.headcount().counted(instances, Instant::now());
-        self.divide(taken_for);
-    }
-
-    /// A cache kept that there were so many.
-    fn restore_instances(&self, kept: u64) {
-        let taken_for = self.headcount().restore(kept);
-        self.divide(taken_for);
-    }
-
-    /// Service-wide limits are divided by so many from now on.
-    fn divide(&self, instances: u64) {
-        let changed = self.instances.send_if_modified(|known| known.replace(instances) != Some(instances));
-        if changed && has_shared_limits(&self.publisher.policy()) {
-            tracing::info!(instances, "service-wide limits are divided among the instances");
-        }
     }
 
     fn headcount(&self) -> std::sync::MutexGuard<'_, Headcount> {
@@ -244,6 +216,7 @@ pub(crate) async fn begin(
     let mut live = Live::new(state, &bootstrap, file, probe);
     discovery::begin(state);
     health::begin(state);
+    automatic::begin(state);
     let (source, order) = match &bootstrap.store {
         Some(store) => live::boot(&mut live, store, &mut control.orders).await,
         None => (None, None),
@@ -334,34 +307,6 @@ fn tell_of_oneself(
     let changes = state.news.subscribe();
     let kept = presence::keep(state.clone(), etcd.clone(), store.presence?, changes, ended);
     Some(tokio::spawn(kept))
-}
-
-/// Says once that a service-wide limit is divided by nobody.
-#[derive(Debug, Default)]
-struct Alone {
-    /// How many looks in a row found it so.
-    looks: u32,
-}
-
-impl Alone {
-    /// The store has so many seconds to count the instances.
-    const PATIENCE: u32 = 5;
-
-    /// About once a second.
-    fn look(&mut self, state: &State) {
-        let known = state.instances.borrow().is_some();
-        if known || !has_shared_limits(&state.publisher.policy()) {
-            self.looks = 0;
-            return;
-        }
-        self.looks = self.looks.saturating_add(1);
-        if self.looks == Self::PATIENCE {
-            tracing::warn!(
-                "a limit is for the whole service, but no store has said how many instances there are: until one does, this \
-                 one has all of it"
-            );
-        }
-    }
 }
 
 fn contents(path: &std::path::Path) -> Option<Vec<u8>> {

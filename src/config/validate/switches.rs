@@ -48,6 +48,7 @@ pub(in crate::config) fn switch(
             None => None,
         },
         // The layers know, where there are any.
+        revision: 0,
     })
 }
 

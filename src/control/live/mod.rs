@@ -101,7 +101,9 @@ impl Live {
     /// Takes what a cache kept, before anything of the store: it is in force once it is published.
     fn restore(&mut self, kept: Kept) {
         self.layers().restore(&kept.items, kept.memory.revision, Self::world(&self.probe));
-        kept.instances.into_iter().for_each(|instances| self.state.restore_instances(instances));
+        if let Some(instances) = kept.instances {
+            self.state.restore_instances(instances);
+        }
         let in_force: Vec<Item> = kept.items;
         self.guard = Guard::restore(&self.identity, in_force, kept.memory);
     }
@@ -172,7 +174,7 @@ impl Live {
         let Some(cache) = &self.cache else { return };
         // Whoever shares nothing need not write because others come and go.
         let shares = has_shared_limits(&self.state.publisher.policy());
-        let instances = shares.then(|| *self.state.instances.borrow()).flatten();
+        let instances = shares.then(|| self.state.headcount().get()).flatten();
         if std::mem::take(&mut self.unkept) || instances != self.instances {
             self.instances = instances;
             let (items, memory) = (self.layers().last_good(), self.guard.memory().clone());
