@@ -100,11 +100,6 @@ enum Trust {
 }
 
 impl Headcount {
-    /// How many there are; `None` = it was never known.
-    pub(super) fn get(&self) -> Option<u64> {
-        self.count
-    }
-
     /// How many there were when this was kept, before the store says anything. Returns how many there are to be taken for.
     pub(super) fn restore(&mut self, kept: u64) -> u64 {
         if self.count.is_none() {

@@ -15,6 +15,7 @@ mod upstreams;
 mod view;
 
 use std::{
+    num::NonZeroU32,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant, SystemTime},
@@ -28,9 +29,8 @@ use tokio::{
 pub use self::live::Probe;
 use self::{
     certificates::{Certificate, Upstreams},
-    headcount::Headcount,
+    headcount::{Headcount, has_shared_limits},
     live::{Live, Shown, Source},
-    presence::Alone,
     rules::Rules,
 };
 use crate::{
@@ -40,7 +40,8 @@ use crate::{
     memory,
     policy::Stamp,
     readiness::Readiness,
-    snapshot::Publisher,
+    shared_rate,
+    snapshot::{Outcome, Publisher},
     store::layers::Layers,
     telemetry::{BreakerState, LogHandle, PoolState},
     upstream::Endpoint,
@@ -110,6 +111,8 @@ pub struct State {
     news: watch::Sender<u64>,
     /// Among how many instances service-wide limits are divided.
     headcount: Mutex<Headcount>,
+    /// Where limits are counted for all instances together.
+    redis: Option<Arc<shared_rate::Client>>,
     drain_inbound: Notify,
     /// When the inbound side began to leave.
     leaving_since: OnceLock<Instant>,
@@ -131,6 +134,7 @@ impl State {
         readiness: Arc<Readiness>,
         log: LogHandle,
         documents: Documents,
+        redis: Option<Arc<shared_rate::Client>>,
     ) -> Self {
         let now = SystemTime::now();
         Self {
@@ -149,6 +153,7 @@ impl State {
             layers: OnceLock::new(),
             news: watch::Sender::new(0),
             headcount: Mutex::default(),
+            redis,
             drain_inbound: Notify::new(),
             leaving_since: OnceLock::new(),
         }
@@ -174,6 +179,33 @@ impl State {
     /// Something has changed that others are told.
     fn has_news(&self) {
         self.news.send_modify(|count| *count += 1);
+    }
+
+    /// The store counts so many instances.
+    fn counted(&self, instances: u64) {
+        self.shown().instances = Some(instances);
+        #[expect(clippy::cast_precision_loss, reason = "a gauge of a few thousands at most")]
+        self.shared.telemetry.metrics.live().instances.set(instances as f64);
+        let taken_for = self.headcount().counted(instances, Instant::now());
+        self.divide(taken_for);
+    }
+
+    /// A cache kept that there were so many.
+    fn restore_instances(&self, kept: u64) {
+        let taken_for = self.headcount().restore(kept);
+        self.divide(taken_for);
+    }
+
+    /// Service-wide limits are divided by so many from now on.
+    fn divide(&self, instances: u64) {
+        let instances = u32::try_from(instances).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX);
+        match self.publisher.instances(instances) {
+            Ok(Outcome::Applied { .. }) => {
+                tracing::info!(instances, "service-wide limits are divided among the instances");
+            }
+            Ok(Outcome::Unchanged) => {}
+            Err(error) => tracing::error!(%error, "service-wide limits are divided as before"),
+        }
     }
 
     fn headcount(&self) -> std::sync::MutexGuard<'_, Headcount> {
@@ -293,6 +325,9 @@ pub(crate) async fn run(state: Arc<State>, certificates: Vec<(Arc<Listener>, Fin
         // Fails only when it panicked.
         let _ = presence.await;
     }
+    if let Some(redis) = &state.redis {
+        redis.stop();
+    }
     live.end();
 }
 
@@ -307,6 +342,34 @@ fn tell_of_oneself(
     let changes = state.news.subscribe();
     let kept = presence::keep(state.clone(), etcd.clone(), store.presence?, changes, ended);
     Some(tokio::spawn(kept))
+}
+
+/// Says once that a service-wide limit is divided by nobody.
+#[derive(Debug, Default)]
+struct Alone {
+    /// How many looks in a row found it so.
+    looks: u32,
+}
+
+impl Alone {
+    /// The store has so many seconds to count the instances.
+    const PATIENCE: u32 = 5;
+
+    /// About once a second.
+    fn look(&mut self, state: &State) {
+        let known = state.publisher.instances_known().is_some();
+        if known || !has_shared_limits(&state.publisher.policy()) {
+            self.looks = 0;
+            return;
+        }
+        self.looks = self.looks.saturating_add(1);
+        if self.looks == Self::PATIENCE {
+            tracing::warn!(
+                "a limit is for the whole service, but no store has said how many instances there are: until one does, this \
+                 one has all of it"
+            );
+        }
+    }
 }
 
 fn contents(path: &std::path::Path) -> Option<Vec<u8>> {

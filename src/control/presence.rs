@@ -5,7 +5,6 @@
 //! leases are short and counts frequent, so that an instance that was killed is missed within seconds.
 
 use std::{
-    num::NonZeroU32,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -17,14 +16,9 @@ use tokio::{
 };
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{
-    State,
-    headcount::{Pace, has_shared_limits},
-    live::etcd_config,
-};
+use super::{State, headcount::Pace, live::etcd_config};
 use crate::{
     config::{Documents, bootstrap},
-    snapshot::Outcome,
     store::{
         client::{Client, ClientError, Committed, Lease, Transaction, Write},
         presence::{self, Refusal, Report, Source},
@@ -94,63 +88,6 @@ pub(super) async fn keep(
             // What was owed is still owed; what was not may be after that.
             Err(_) => report_at = Some(next),
             Ok(()) => {}
-        }
-    }
-}
-
-impl State {
-    /// The store counts so many instances.
-    fn counted(&self, instances: u64) {
-        self.shown().instances = Some(instances);
-        #[expect(clippy::cast_precision_loss, reason = "a gauge of a few thousands at most")]
-        self.shared.telemetry.metrics.live().instances.set(instances as f64);
-        let taken_for = self.headcount().counted(instances, std::time::Instant::now());
-        self.divide(taken_for);
-    }
-
-    /// A cache kept that there were so many.
-    pub(super) fn restore_instances(&self, kept: u64) {
-        let taken_for = self.headcount().restore(kept);
-        self.divide(taken_for);
-    }
-
-    /// Service-wide limits are divided by so many from now on.
-    fn divide(&self, instances: u64) {
-        let share = u32::try_from(instances).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX);
-        match self.publisher.instances(share) {
-            Ok(Outcome::Applied { .. }) => {
-                tracing::info!(instances, "service-wide limits are divided among the instances");
-            }
-            Ok(Outcome::Unchanged) => {}
-            Err(error) => tracing::error!(%error, instances, "service-wide limits keep their share"),
-        }
-    }
-}
-
-/// Says once that a service-wide limit is divided by nobody.
-#[derive(Debug, Default)]
-pub(super) struct Alone {
-    /// How many looks in a row found it so.
-    looks: u32,
-}
-
-impl Alone {
-    /// The store has so many seconds to count the instances.
-    const PATIENCE: u32 = 5;
-
-    /// About once a second.
-    pub(super) fn look(&mut self, state: &State) {
-        let known = state.headcount().get().is_some();
-        if known || !has_shared_limits(&state.publisher.policy()) {
-            self.looks = 0;
-            return;
-        }
-        self.looks = self.looks.saturating_add(1);
-        if self.looks == Self::PATIENCE {
-            tracing::warn!(
-                "a limit is for the whole service, but no store has said how many instances there are: until one does, this \
-                 one has all of it"
-            );
         }
     }
 }
