@@ -1,5 +1,6 @@
 //! Everything that is not traffic: live policy, reloads, certificates, gauges, the drain. One task on the control thread.
 
+mod automatic;
 mod certificates;
 mod discovery;
 mod drain;
@@ -108,6 +109,7 @@ pub struct State {
     layers: OnceLock<Arc<Mutex<Layers>>>,
     /// Counts what others are told of live policy.
     news: watch::Sender<u64>,
+    /// Among how many instances service-wide limits are divided.
     headcount: Mutex<Headcount>,
     /// Where limits are counted for all instances together.
     redis: Option<Arc<shared_rate::Client>>,
@@ -196,7 +198,7 @@ impl State {
 
     /// Service-wide limits are divided by so many from now on.
     fn divide(&self, instances: u64) {
-        let instances = u32::try_from(instances).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+        let instances = u32::try_from(instances).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX);
         match self.publisher.instances(instances) {
             Ok(Outcome::Applied { .. }) => {
                 tracing::info!(instances, "service-wide limits are divided among the instances");
@@ -246,6 +248,7 @@ pub(crate) async fn begin(
     let mut live = Live::new(state, &bootstrap, file, probe);
     discovery::begin(state);
     health::begin(state);
+    automatic::begin(state);
     let (source, order) = match &bootstrap.store {
         Some(store) => live::boot(&mut live, store, &mut control.orders).await,
         None => (None, None),

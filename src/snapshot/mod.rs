@@ -19,6 +19,8 @@ use std::{collections::HashMap, sync::Arc};
 
 pub use compile::CompileError;
 pub(crate) use local::{EndpointStake, LocalUpstream, Picked, View};
+#[cfg(test)]
+pub(crate) use publisher::next;
 pub use publisher::{Outcome, Publisher, first};
 pub use registry::Registry;
 pub use rules::{Gate, Gates, Limit, Switch};

@@ -65,6 +65,17 @@ pub fn first(
     compile::compile(1, policy, &Snapshot::default(), listeners, registry, metrics)
 }
 
+/// Compiles the snapshot that comes after `before`.
+#[cfg(test)]
+pub(crate) fn next(
+    policy: &Policy,
+    before: &Snapshot,
+    registry: &mut Registry,
+    metrics: &Metrics,
+) -> Result<Snapshot, CompileError> {
+    compile::compile(before.generation + 1, policy, before, &[], registry, metrics)
+}
+
 impl Publisher {
     /// Goes on from the first snapshot, which was compiled from `policy` with `registry`.
     pub fn new(shared: Arc<Shared>, policy: Arc<Policy>, registry: Registry) -> Self {

@@ -44,6 +44,7 @@ mod boot;
 mod changes;
 mod checker;
 mod histories;
+mod instances;
 mod load;
 mod outages;
 mod refusals;

@@ -101,7 +101,9 @@ impl Live {
     /// Takes what a cache kept, before anything of the store: it is in force once it is published.
     fn restore(&mut self, kept: Kept) {
         self.layers().restore(&kept.items, kept.memory.revision, Self::world(&self.probe));
-        kept.instances.into_iter().for_each(|instances| self.state.restore_instances(instances));
+        if let Some(instances) = kept.instances {
+            self.state.restore_instances(instances);
+        }
         let in_force: Vec<Item> = kept.items;
         self.guard = Guard::restore(&self.identity, in_force, kept.memory);
     }
