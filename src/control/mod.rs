@@ -14,6 +14,7 @@ mod upstreams;
 mod view;
 
 use std::{
+    num::NonZeroU32,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant, SystemTime},
@@ -38,7 +39,8 @@ use crate::{
     memory,
     policy::Stamp,
     readiness::Readiness,
-    snapshot::Publisher,
+    shared_rate,
+    snapshot::{Outcome, Publisher},
     store::layers::Layers,
     telemetry::{BreakerState, LogHandle, PoolState},
     upstream::Endpoint,
@@ -107,8 +109,8 @@ pub struct State {
     /// Counts what others are told of live policy.
     news: watch::Sender<u64>,
     headcount: Mutex<Headcount>,
-    /// Among how many instances a service-wide limit is divided; `None` = nobody knows.
-    instances: watch::Sender<Option<u64>>,
+    /// Where limits are counted for all instances together.
+    redis: Option<Arc<shared_rate::Client>>,
     drain_inbound: Notify,
     /// When the inbound side began to leave.
     leaving_since: OnceLock<Instant>,
@@ -130,6 +132,7 @@ impl State {
         readiness: Arc<Readiness>,
         log: LogHandle,
         documents: Documents,
+        redis: Option<Arc<shared_rate::Client>>,
     ) -> Self {
         let now = SystemTime::now();
         Self {
@@ -148,7 +151,7 @@ impl State {
             layers: OnceLock::new(),
             news: watch::Sender::new(0),
             headcount: Mutex::default(),
-            instances: watch::Sender::new(None),
+            redis,
             drain_inbound: Notify::new(),
             leaving_since: OnceLock::new(),
         }
@@ -176,11 +179,6 @@ impl State {
         self.news.send_modify(|count| *count += 1);
     }
 
-    /// Among how many instances a service-wide limit is divided; `None` = nobody knows, and each has all of it.
-    pub fn instances(&self) -> watch::Receiver<Option<u64>> {
-        self.instances.subscribe()
-    }
-
     /// The store counts so many instances.
     fn counted(&self, instances: u64) {
         self.shown().instances = Some(instances);
@@ -198,9 +196,13 @@ impl State {
 
     /// Service-wide limits are divided by so many from now on.
     fn divide(&self, instances: u64) {
-        let changed = self.instances.send_if_modified(|known| known.replace(instances) != Some(instances));
-        if changed && has_shared_limits(&self.publisher.policy()) {
-            tracing::info!(instances, "service-wide limits are divided among the instances");
+        let instances = u32::try_from(instances).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+        match self.publisher.instances(instances) {
+            Ok(Outcome::Applied { .. }) => {
+                tracing::info!(instances, "service-wide limits are divided among the instances");
+            }
+            Ok(Outcome::Unchanged) => {}
+            Err(error) => tracing::error!(%error, "service-wide limits are divided as before"),
         }
     }
 
@@ -320,6 +322,9 @@ pub(crate) async fn run(state: Arc<State>, certificates: Vec<(Arc<Listener>, Fin
         // Fails only when it panicked.
         let _ = presence.await;
     }
+    if let Some(redis) = &state.redis {
+        redis.stop();
+    }
     live.end();
 }
 
@@ -349,7 +354,7 @@ impl Alone {
 
     /// About once a second.
     fn look(&mut self, state: &State) {
-        let known = state.instances.borrow().is_some();
+        let known = state.publisher.instances_known().is_some();
         if known || !has_shared_limits(&state.publisher.policy()) {
             self.looks = 0;
             return;

@@ -81,11 +81,11 @@ impl Rules {
                 LimitShare::Redis => "redis",
             }),
             "instances": shared.then(|| limit.instances()),
-            "effective_rate": effective_rate(limit),
+            "effective_rate": limit.rate_per_second(),
             "most_at_once": limit.limiter.most(),
             "keys": (!limit.key.is_empty()).then(|| limit.limiter.keys()),
             "evictions": (!limit.key.is_empty()).then(|| limit.limiter.evictions()),
-            "fallback": false,
+            "fallback": limit.falls_back(),
             "decisions": { "granted": granted, "refused": refused, "would_refuse": would_refuse },
             "last_minute": decided(minute),
         })
@@ -127,7 +127,8 @@ impl Rules {
 /// Shows in the metrics how limits, switches and plans stand.
 pub(super) fn show(snapshot: &Snapshot) {
     for limit in &snapshot.limits {
-        limit.metrics.rate.set(effective_rate(limit));
+        limit.metrics.rate.set(limit.rate_per_second());
+        limit.metrics.fallback.set(f64::from(u8::from(limit.falls_back())));
         limit.metrics.keys.set(number(limit.limiter.keys()));
         limit.metrics.evictions.set(number(limit.limiter.evictions()));
     }
@@ -142,11 +143,6 @@ pub(super) fn show(snapshot: &Snapshot) {
 #[expect(clippy::cast_precision_loss, reason = "a gauge; exact up to 2⁵³")]
 fn number(count: impl TryInto<u64>) -> f64 {
     count.try_into().unwrap_or(u64::MAX) as f64
-}
-
-/// What a limit grants a second at this instance.
-fn effective_rate(limit: &Limit) -> f64 {
-    if limit.config.state == LimitState::Off { 0.0 } else { limit.limiter.rate_per_second() }
 }
 
 fn decisions(limit: &Limit) -> [u64; 3] {

@@ -59,6 +59,13 @@ impl AdminView for State {
         });
         drop(baseline);
         self.shown().add_to(&mut status);
+        if let (Some(redis), Value::Object(status)) = (&self.redis, &mut status) {
+            let known = redis.status();
+            let shown = json!({
+                "connected": known.connected, "error": known.error, "since": timestamp(known.since),
+            });
+            status.insert("redis".to_owned(), shown);
+        }
         status
     }
 

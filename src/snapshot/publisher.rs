@@ -148,6 +148,12 @@ impl Publisher {
         Ok(Outcome::Applied { generation })
     }
 
+    /// Among how many live instances what is shared by the service is divided; `None` = nobody has said, and this one has
+    /// all of it.
+    pub fn instances_known(&self) -> Option<u64> {
+        self.lock().registry.instances_known()
+    }
+
     /// Forgets the addresses of all targets that are not wanted any more. For those that no policy names.
     pub fn keep_discovered(&self, wanted: impl Fn(&Target) -> bool) {
         self.lock().discovered.retain(|target, _| wanted(target));

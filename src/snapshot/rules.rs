@@ -25,6 +25,7 @@ use crate::{
         rate::{Limiter, Secret, Settings},
     },
     route::{Key, Matcher},
+    shared_rate::SharedLimit,
     telemetry::{LimitMetrics, Metrics, SwitchMetrics},
 };
 
@@ -79,8 +80,10 @@ pub struct Limit {
     pub matcher: Matcher,
     /// What has a bucket of its own; empty = all requests have one together.
     pub key: Key,
-    /// What decides; what it granted outlives snapshots.
+    /// What decides at this instance; what it granted outlives snapshots.
     pub limiter: Limiter,
+    /// What decides for all instances together, with `share: redis`; while it cannot, `limiter` does.
+    pub shared: Option<Arc<SharedLimit>>,
     /// What keys are hashed with.
     pub secret: Secret,
     /// `RateLimit-Policy`, as answers say it.
@@ -100,6 +103,20 @@ impl Limit {
         self.config.state == LimitState::Observe
     }
 
+    /// Whether it goes by its even share because Redis is away.
+    pub fn falls_back(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.is_away())
+    }
+
+    /// What it grants a second, as far as this instance knows: its own share, or all of it where Redis counts.
+    pub fn rate_per_second(&self) -> f64 {
+        match &self.shared {
+            _ if self.config.state == LimitState::Off => 0.0,
+            Some(shared) if !shared.is_away() => self.config.rate.per_second(),
+            _ => self.limiter.rate_per_second(),
+        }
+    }
+
     /// By how many its rate is divided.
     pub fn instances(&self) -> u32 {
         self.limiter.settings().share.get()
@@ -111,7 +128,7 @@ impl Limit {
 pub struct Gate {
     /// By priority, then name; none that is off.
     pub switches: Vec<Arc<Switch>>,
-    /// By name; none that is off. Those that only observe come last.
+    /// By name; none that is off. Those that Redis counts come later, those that only observe last.
     pub limits: Vec<Arc<Limit>>,
 }
 
@@ -145,7 +162,7 @@ impl Gates {
         switches.sort_by_key(|switch| switch.config.priority);
         let mut limits: Vec<_> =
             limits.iter().filter(|limit| limit.config.state != LimitState::Off).collect();
-        limits.sort_by_key(|limit| limit.observes());
+        limits.sort_by_key(|limit| (limit.observes(), limit.shared.is_some()));
         if switches.is_empty() && limits.is_empty() {
             return Self::default();
         }
@@ -245,6 +262,7 @@ pub(super) fn limit(
         matcher: Matcher::compile(&config.matches),
         key: Key::compile(&config.key),
         limiter,
+        shared: registry.shared(config),
         secret: registry.secret().clone(),
         policy: ratelimit::policy(&config.name, config.rate),
         metrics: metrics.limit(&config.name),

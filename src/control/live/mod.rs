@@ -172,7 +172,7 @@ impl Live {
         let Some(cache) = &self.cache else { return };
         // Whoever shares nothing need not write because others come and go.
         let shares = has_shared_limits(&self.state.publisher.policy());
-        let instances = shares.then(|| *self.state.instances.borrow()).flatten();
+        let instances = shares.then(|| self.state.publisher.instances_known()).flatten();
         if std::mem::take(&mut self.unkept) || instances != self.instances {
             self.instances = instances;
             let (items, memory) = (self.layers().last_good(), self.guard.memory().clone());

@@ -38,7 +38,8 @@ pub(super) const fn ahead(one: u64, other: u64) -> u64 {
 /// Virtual time: it goes on by the rate's count in each of the rate's units, so that a bucket is a moment of it and knows
 /// nothing of the rate. A rate that is edited changes how fast the clock goes from then on, and no bucket.
 ///
-/// What it shows is the exact quotient, rounded down: nothing adds up, however long it runs. It goes round the circle of
+/// What it shows is the exact quotient, rounded down, so that a moment read from it and a later one are less than a unit
+/// nearer or farther than they are: nothing adds up, however long it runs. It goes round the circle of
 /// 64 bits, at the largest rate in five hours and at 1,000,000/s in more than half a year.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Clock {
@@ -52,22 +53,6 @@ pub(super) struct Clock {
     slope: u128,
 }
 
-/// What the clock shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Reading {
-    /// Whole units.
-    pub(super) at: u64,
-    /// A part of a unit that is left out, in units by the clock's period.
-    rest: u64,
-}
-
-impl Reading {
-    /// 1 when a part of a unit was left out: what is rounded up instead.
-    pub(super) fn part(self) -> u64 {
-        u64::from(self.rest > 0)
-    }
-}
-
 impl Clock {
     /// A clock of this rate, divided by `share`, that shows 0 now.
     pub(super) fn new(rate: Rate, share: NonZeroU32, now: Stamp) -> Self {
@@ -76,7 +61,7 @@ impl Clock {
 
     /// The clock of another rate that shows the same now.
     pub(super) fn edited(&self, rate: Rate, share: NonZeroU32, now: Stamp) -> Self {
-        Self::running(rate, share, now, self.read(now).at)
+        Self::running(rate, share, now, self.read(now))
     }
 
     fn running(rate: Rate, share: NonZeroU32, now: Stamp, base: u64) -> Self {
@@ -88,7 +73,12 @@ impl Clock {
     }
 
     /// What it shows at a moment; before its start what it showed then.
-    pub(super) fn read(&self, now: Stamp) -> Reading {
+    pub(super) fn read(&self, now: Stamp) -> u64 {
+        self.reading(now).0
+    }
+
+    /// The same, and the part of a unit that it leaves out, in units by the period.
+    fn reading(&self, now: Stamp) -> (u64, u64) {
         let past = now.as_micros().saturating_sub(self.start);
         // The slope is too small by less than 2^-64: the product is right or one too small, which the remainder shows.
         // That is less than twice the period, so that the low 64 bits say all of it.
@@ -96,20 +86,20 @@ impl Clock {
         let whole = product as u64;
         let rest = past.wrapping_mul(self.count).wrapping_sub(whole.wrapping_mul(self.period));
         if rest < self.period {
-            Reading { at: self.base.wrapping_add(whole), rest }
+            (self.base.wrapping_add(whole), rest)
         } else {
-            Reading { at: self.base.wrapping_add(whole).wrapping_add(1), rest: rest - self.period }
+            (self.base.wrapping_add(whole).wrapping_add(1), rest - self.period)
         }
     }
 
     /// How long it is until the clock shows `moment`, exactly, in whole microseconds; nothing when it is past.
     pub(super) fn until(&self, moment: u64, now: Stamp) -> Duration {
-        let reading = self.read(now);
-        let units = ahead(moment, reading.at);
+        let (at, rest) = self.reading(now);
+        let units = ahead(moment, at);
         if units == 0 {
             return Duration::ZERO;
         }
-        let missing = u128::from(units) * u128::from(self.period) - u128::from(reading.rest);
+        let missing = u128::from(units) * u128::from(self.period) - u128::from(rest);
         // Most fit: a division of 64 bits is much cheaper.
         let span = match u64::try_from(missing) {
             Ok(missing) => missing.div_ceil(self.count),

@@ -62,15 +62,15 @@ impl Law<1> for Leaky {
     }
 
     fn fresh(&self, now: Stamp) -> [u64; 1] {
-        [self.clock.read(now).at]
+        [self.clock.read(now)]
     }
 
     fn decide(&self, [word]: &[AtomicU64; 1], cost: u32, now: Stamp, take: bool) -> Decision {
-        let (price, reading) = (units(cost), self.clock.read(now));
+        let (price, at) = (units(cost), self.clock.read(now));
         let slack = self.slack(price);
         let mut seen = word.load(Relaxed);
         loop {
-            let queued = ahead(seen, reading.at);
+            let queued = ahead(seen, at);
             if cost > self.most || queued > slack {
                 let granted = seen.wrapping_sub(slack);
                 return Decision::Refused(Refusal {
@@ -79,15 +79,15 @@ impl Law<1> for Leaky {
                     reset: self.clock.until(seen, now),
                 });
             }
-            // Who finds nobody ahead leaves now; the part of a unit that the clock leaves out is not lost for the next.
-            let turn = if queued > 0 { seen } else { reading.at.wrapping_add(reading.part()) };
+            // Who finds nobody ahead leaves now.
+            let turn = if queued > 0 { seen } else { at };
             let next = turn.wrapping_add(price);
             if take && let Err(found) = word.compare_exchange_weak(seen, next, Relaxed, Relaxed) {
                 seen = found;
                 continue;
             }
             let wait = if queued > 0 { self.clock.until(seen, now) } else { Duration::ZERO };
-            let remaining = self.remaining(ahead(next, reading.at));
+            let remaining = self.remaining(ahead(next, at));
             return Decision::Granted(Taken { cost, remaining, wait, after: next });
         }
     }
@@ -104,11 +104,11 @@ impl Law<1> for Leaky {
     }
 
     fn is_full(&self, [word]: &[AtomicU64; 1], now: Stamp) -> bool {
-        !is_after(word.load(Relaxed), self.clock.read(now).at)
+        !is_after(word.load(Relaxed), self.clock.read(now))
     }
 
     fn bring_near(&self, [word]: &[AtomicU64; 1], now: Stamp) {
-        let (seen, at) = (word.load(Relaxed), self.clock.read(now).at);
+        let (seen, at) = (word.load(Relaxed), self.clock.read(now));
         if !is_after(seen, at) {
             // Whoever was faster has brought it nearer.
             let _ = word.compare_exchange(seen, at, Relaxed, Relaxed);
@@ -116,10 +116,10 @@ impl Law<1> for Leaky {
     }
 
     fn level(&self, [word]: &[AtomicU64; 1], now: Stamp) -> Level {
-        Level { used: ahead(word.load(Relaxed), self.clock.read(now).at), most: self.most }
+        Level { used: ahead(word.load(Relaxed), self.clock.read(now)), most: self.most }
     }
 
     fn filled(&self, level: Level, now: Stamp) -> [u64; 1] {
-        [self.clock.read(now).at.wrapping_add(level.used.min(units(self.most)))]
+        [self.clock.read(now).wrapping_add(level.used.min(units(self.most)))]
     }
 }

@@ -6,8 +6,8 @@
 //! seen from the other side, and the leaky bucket is its schedule. The rate is not in the word, so that an edit
 //! ([`Limiter::edited`]) changes no bucket, whether there is one or a million.
 //!
-//! Never more is granted than the limit's law allows: what has to be rounded is rounded against the request, by less than a
-//! millionth of a token each time a bucket stops being full.
+//! What is granted in any span of time is never more than the limit's law allows, but for one rounding that does not add up:
+//! a token may come up to its millionth part (2^-20) early. Windows are exact.
 //!
 //! Several limits on one request take nothing unless all grant: [`Limiter::peek`] at all, then [`Limiter::take`] from all,
 //! and [`Limiter::give_back`] when one refuses after all because somebody else was faster.
@@ -22,6 +22,9 @@ mod sliding;
 mod store;
 mod table;
 mod token;
+
+#[cfg(test)]
+mod tests;
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 

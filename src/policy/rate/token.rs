@@ -27,8 +27,6 @@ pub(super) struct Token {
 struct Held {
     /// When it was empty.
     empty: u64,
-    /// The part of a unit that the clock leaves out was not in a full bucket: who takes from it starts this much later.
-    part: u64,
     /// Units in it.
     units: u64,
 }
@@ -47,34 +45,23 @@ impl Token {
     pub(super) fn edited(&self, settings: &Settings, now: Stamp) -> Self {
         let clock = self.clock.edited(settings.rate, settings.share, now);
         let most = settings.most();
-        let (floor, _) = self.low(clock.read(now).at, now);
+        let floor = self.low(clock.read(now), now);
         let left = clock.until(floor.wrapping_add(units(most)), now);
         Self { clock, most, floor, floor_until: now.after(left).as_micros() }
     }
 
-    /// When a bucket that is as full as can be was empty, and whether that is because of the floor.
-    fn low(&self, at: u64, now: Stamp) -> (u64, bool) {
+    /// When a bucket that is as full as can be was empty.
+    fn low(&self, at: u64, now: Stamp) -> u64 {
         let low = at.wrapping_sub(units(self.most));
-        if now.as_micros() < self.floor_until && is_after(self.floor, low) {
-            (self.floor, true)
-        } else {
-            (low, false)
-        }
+        if now.as_micros() < self.floor_until && is_after(self.floor, low) { self.floor } else { low }
     }
 
     fn held(&self, word: u64, now: Stamp) -> Held {
-        let reading = self.clock.read(now);
-        let (low, floored) = self.low(reading.at, now);
-        if is_after(word, low) {
-            Held {
-                empty: word,
-                part: 0,
-                units: reading.at.wrapping_sub(low).saturating_sub(word.wrapping_sub(low)),
-            }
-        } else {
-            let part = if floored { 1 } else { reading.part() };
-            Held { empty: low, part, units: reading.at.wrapping_sub(low) }
-        }
+        let at = self.clock.read(now);
+        let low = self.low(at, now);
+        // `word` may be a little after the clock: another thread's `now` was later.
+        let empty = if is_after(word, low) { word } else { low };
+        Held { empty, units: at.wrapping_sub(low).saturating_sub(empty.wrapping_sub(low)) }
     }
 }
 
@@ -84,7 +71,7 @@ impl Law<1> for Token {
     }
 
     fn fresh(&self, now: Stamp) -> [u64; 1] {
-        [self.low(self.clock.read(now).at, now).0]
+        [self.low(self.clock.read(now), now)]
     }
 
     fn decide(&self, [word]: &[AtomicU64; 1], cost: u32, now: Stamp, take: bool) -> Decision {
@@ -101,7 +88,7 @@ impl Law<1> for Token {
                     reset: until(held.empty.wrapping_add(units(self.most))),
                 });
             }
-            let next = held.empty.wrapping_add(held.part).wrapping_add(price);
+            let next = held.empty.wrapping_add(price);
             if take && let Err(found) = word.compare_exchange_weak(seen, next, Relaxed, Relaxed) {
                 seen = found;
                 continue;
@@ -119,11 +106,11 @@ impl Law<1> for Token {
     }
 
     fn is_full(&self, [word]: &[AtomicU64; 1], now: Stamp) -> bool {
-        !is_after(word.load(Relaxed), self.low(self.clock.read(now).at, now).0)
+        !is_after(word.load(Relaxed), self.low(self.clock.read(now), now))
     }
 
     fn bring_near(&self, [word]: &[AtomicU64; 1], now: Stamp) {
-        let (seen, low) = (word.load(Relaxed), self.low(self.clock.read(now).at, now).0);
+        let (seen, low) = (word.load(Relaxed), self.low(self.clock.read(now), now));
         if !is_after(seen, low) {
             // Whoever was faster has brought it nearer.
             let _ = word.compare_exchange(seen, low, Relaxed, Relaxed);
@@ -136,7 +123,7 @@ impl Law<1> for Token {
     }
 
     fn filled(&self, level: Level, now: Stamp) -> [u64; 1] {
-        let at = self.clock.read(now).at;
+        let at = self.clock.read(now);
         let low = at.wrapping_sub(units(self.most));
         [low.wrapping_add(level.used.min(units(self.most)))]
     }

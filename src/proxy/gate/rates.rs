@@ -17,6 +17,7 @@ use crate::{
         rate::{Decision, Refusal, Taken},
     },
     route::RequestView,
+    shared_rate::{Answer, SharedLimit, Take},
     snapshot::{Gate, Limit},
     telemetry::{LimitDecision, WaitCause},
 };
@@ -27,12 +28,39 @@ struct Claim<'g> {
     limit: &'g Arc<Limit>,
     /// The hash of its key; 0 where all requests have one bucket together.
     key: u64,
+    /// The key itself, where others have to know it too.
+    text: Option<Box<[u8]>>,
     cost: u32,
+}
+
+impl Claim<'_> {
+    /// Its key as Redis is to know it.
+    fn shared_key(&self) -> Option<(&[u8], u64)> {
+        self.text.as_deref().map(|text| (text, self.key))
+    }
+
+    fn counts(&self, decision: LimitDecision) {
+        self.limit.metrics.decisions.of(decision).increment(1);
+    }
+}
+
+/// Where something was taken.
+#[derive(Debug)]
+enum Paid {
+    /// From this instance's own buckets.
+    Here(Taken),
+    /// From what all instances have together.
+    Shared {
+        /// What is left.
+        remaining: u32,
+        /// When it is the request's turn.
+        turn: Option<Instant>,
+    },
 }
 
 /// What was taken for a request; given back unless it goes on.
 #[derive(Debug, Default)]
-struct Purse<'g>(SmallVec<[(Claim<'g>, Taken); 2]>);
+struct Purse<'g>(SmallVec<[(Claim<'g>, Paid); 2]>);
 
 impl Purse<'_> {
     /// The request goes on: it has used what was taken.
@@ -43,9 +71,14 @@ impl Purse<'_> {
 
 impl Drop for Purse<'_> {
     fn drop(&mut self) {
-        let now = Stamp::of(Instant::now());
-        for (claim, taken) in self.0.drain(..) {
-            claim.limit.limiter.give_back(claim.key, &taken, now);
+        for (claim, paid) in self.0.drain(..) {
+            match (paid, &claim.limit.shared) {
+                (Paid::Here(taken), _) => {
+                    claim.limit.limiter.give_back(claim.key, &taken, Stamp::of(Instant::now()));
+                }
+                (Paid::Shared { .. }, Some(shared)) => shared.give_back(claim.shared_key(), claim.cost),
+                (Paid::Shared { .. }, None) => {}
+            }
         }
     }
 }
@@ -62,54 +95,114 @@ pub(super) async fn pass(exchange: &mut Exchange, gate: &Gate) -> Result<(), Ins
         return Err(refuse(exchange, claim.limit, &refusal).into());
     }
     let mut purse = Purse::default();
-    let mut longest = Duration::ZERO;
+    let mut waits = false;
     for claim in claims {
-        match claim.limit.limiter.take(claim.key, claim.cost, now) {
-            Decision::Refused(_) if claim.limit.observes() => {
-                claim.limit.metrics.decisions.of(LimitDecision::WouldRefuse).increment(1);
-            }
-            Decision::Refused(refusal) => {
-                claim.limit.metrics.decisions.of(LimitDecision::Refused).increment(1);
+        let observes = claim.limit.observes();
+        let taken = match &claim.limit.shared {
+            None => here(&claim, now),
+            Some(shared) => shared_by_all(exchange, &claim, shared, now).await,
+        };
+        match taken {
+            Err(_) if observes => claim.counts(LimitDecision::WouldRefuse),
+            Err(refusal) => {
+                claim.counts(LimitDecision::Refused);
                 return Err(refuse(exchange, claim.limit, &refusal).into());
             }
-            Decision::Granted(taken) => {
-                if !claim.limit.observes() {
-                    longest = longest.max(taken.wait);
-                }
-                purse.0.push((claim, taken));
+            Ok(paid) => {
+                waits |= !observes && must_wait(&paid);
+                purse.0.push((claim, paid));
             }
         }
     }
-    if !longest.is_zero() {
+    if waits {
         turn(exchange, &purse).await?;
     }
-    for (claim, taken) in &purse.0 {
-        claim.limit.metrics.decisions.of(LimitDecision::Granted).increment(1);
+    for (claim, paid) in &purse.0 {
+        claim.counts(LimitDecision::Granted);
         if claim.limit.config.headers == LimitHeaders::Always {
-            let reset = claim.limit.limiter.reset_of(taken, now);
-            tell(exchange, claim.limit, taken.remaining, reset);
+            let limiter = &claim.limit.limiter;
+            let (remaining, reset) = match paid {
+                Paid::Here(taken) => (taken.remaining, limiter.reset_of(taken, now)),
+                Paid::Shared { remaining, .. } => (*remaining, limiter.unit()),
+            };
+            tell(exchange, claim.limit, remaining, reset);
         }
     }
     purse.spend();
     Ok(())
 }
 
+/// Takes from this instance's own buckets.
+fn here(claim: &Claim<'_>, now: Stamp) -> Result<Paid, Refusal> {
+    match claim.limit.limiter.take(claim.key, claim.cost, now) {
+        Decision::Granted(taken) => Ok(Paid::Here(taken)),
+        Decision::Refused(refusal) => Err(refusal),
+    }
+}
+
+/// Takes from what all instances have together; from this one's even share while Redis is away.
+async fn shared_by_all(
+    exchange: &mut Exchange,
+    claim: &Claim<'_>,
+    shared: &SharedLimit,
+    now: Stamp,
+) -> Result<Paid, Refusal> {
+    let granted = |remaining, wait: Duration| Paid::Shared {
+        remaining,
+        turn: (!wait.is_zero()).then(|| Instant::now() + wait),
+    };
+    let refused = |retry_after: Option<Duration>, remaining| Refusal {
+        retry_after,
+        remaining,
+        reset: retry_after.unwrap_or_default(),
+    };
+    let asking = match shared.take(claim.shared_key(), claim.cost, now) {
+        Take::Granted { remaining, wait } => return Ok(granted(remaining, wait)),
+        Take::Refused { retry_after, remaining } => return Err(refused(retry_after, remaining)),
+        // To find out is not worth a request's time.
+        Take::Ask(_) if claim.limit.observes() => return Ok(granted(0, Duration::ZERO)),
+        Take::Ask(asking) => Some(asking),
+        Take::Fallback => None,
+    };
+    if let Some(asking) = asking {
+        claim.limit.metrics.waits.of(WaitCause::Redis).increment(1);
+        let begun = Instant::now();
+        // Boxed: every request would have room for it.
+        let answer = Box::pin(asking.answer()).await;
+        exchange.waited += begun.elapsed();
+        match answer {
+            Answer::Granted { remaining, wait } => return Ok(granted(remaining, wait)),
+            Answer::Refused { retry_after, remaining } => return Err(refused(retry_after, remaining)),
+            Answer::Fallback => {}
+        }
+    }
+    claim.limit.metrics.fallbacks.increment(1);
+    here(claim, exchange.now())
+}
+
+fn must_wait(paid: &Paid) -> bool {
+    match paid {
+        Paid::Here(taken) => !taken.wait.is_zero(),
+        Paid::Shared { turn, .. } => turn.is_some(),
+    }
+}
+
 /// The limits that count a request, and what it asks of them.
 fn claims<'g>(exchange: &Exchange, gate: &'g Gate) -> SmallVec<[Claim<'g>; 2]> {
     let request = exchange.as_seen();
     let matching = gate.limits.iter().filter(|limit| limit.matcher.matches(&request));
-    matching
-        .map(|limit| Claim { limit, key: key(exchange, limit, &request), cost: cost(limit, &request) })
-        .collect()
+    matching.map(|limit| claim(exchange, limit, &request)).collect()
 }
 
-fn key(exchange: &Exchange, limit: &Limit, request: &RequestView<'_>) -> u64 {
+fn claim<'g>(exchange: &Exchange, limit: &'g Arc<Limit>, request: &RequestView<'_>) -> Claim<'g> {
+    let cost = cost(limit, request);
     if limit.key.is_empty() {
-        return 0;
+        return Claim { limit, key: 0, text: None, cost };
     }
     // Requests that have none of it share one bucket: to leave it out must not be a way around the limit.
     let key = limit.key.read(request, exchange.route_name()).unwrap_or_default();
-    limit.secret.hash(&key)
+    let text = limit.shared.is_some().then(|| Box::from(key.as_slice()));
+    Claim { limit, key: limit.secret.hash(&key), text, cost }
 }
 
 fn cost(limit: &Limit, request: &RequestView<'_>) -> u32 {
@@ -126,11 +219,12 @@ fn cost(limit: &Limit, request: &RequestView<'_>) -> u32 {
 /// The limit that would refuse for longest, where any would; each that would is counted.
 fn refused<'c, 'g>(claims: &'c [Claim<'g>], now: Stamp) -> Option<(&'c Claim<'g>, Refusal)> {
     let mut worst: Option<(&Claim<'_>, Refusal)> = None;
-    for claim in claims.iter().filter(|claim| !claim.limit.observes()) {
+    let own = |claim: &&Claim<'_>| !claim.limit.observes() && claim.limit.shared.is_none();
+    for claim in claims.iter().filter(own) {
         let Decision::Refused(refusal) = claim.limit.limiter.peek(claim.key, claim.cost, now) else {
             continue;
         };
-        claim.limit.metrics.decisions.of(LimitDecision::Refused).increment(1);
+        claim.counts(LimitDecision::Refused);
         let wait = |refusal: &Refusal| refusal.retry_after.unwrap_or(Duration::MAX);
         if worst.as_ref().is_none_or(|(_, known)| wait(known) < wait(&refusal)) {
             worst = Some((claim, refusal));
@@ -147,7 +241,7 @@ async fn turn(exchange: &mut Exchange, purse: &Purse<'_>) -> Result<(), Instead>
     loop {
         let now = Stamp::of(Instant::now());
         let acting = purse.0.iter().filter(|(claim, _)| !claim.limit.observes());
-        let waits = acting.map(|(claim, taken)| (claim.limit, left(exchange, claim.limit, taken, now)));
+        let waits = acting.map(|(claim, paid)| (claim.limit, left(exchange, claim.limit, paid, now)));
         let Some((limit, left)) = waits.max_by_key(|(_, left)| *left).filter(|(_, left)| !left.is_zero())
         else {
             return Ok(());
@@ -166,7 +260,13 @@ async fn turn(exchange: &mut Exchange, purse: &Purse<'_>) -> Result<(), Instead>
 }
 
 /// How long it is until a request's turn by what the limit says now.
-fn left(exchange: &Exchange, limit: &Arc<Limit>, taken: &Taken, now: Stamp) -> Duration {
+fn left(exchange: &Exchange, limit: &Arc<Limit>, paid: &Paid, now: Stamp) -> Duration {
+    let taken = match paid {
+        Paid::Here(taken) => taken,
+        Paid::Shared { turn, .. } => {
+            return turn.map_or(Duration::ZERO, |turn| turn.saturating_duration_since(Instant::now()));
+        }
+    };
     let view = exchange.connection().worker.view();
     let limits = &view.snapshot().limits;
     let newest = limits.binary_search_by(|other| other.name().cmp(limit.name())).ok();
