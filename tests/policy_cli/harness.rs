@@ -35,6 +35,7 @@ policy:
   routes:
     in: { listener: inbound, upstream: app }
     stock: { listener: inbound, match: { path: /stock/* }, upstream: stock }
+    pay: { listener: inbound, match: { path: /pay/* }, upstream: pay }
   limits:
     checkout: { match: { path: /checkout }, rate: 500/s, burst: 100 }
   switches:

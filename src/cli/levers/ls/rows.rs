@@ -131,10 +131,13 @@ pub(super) fn effective(rate: &str, scope: &str, said: &Said<'_>) -> String {
     };
     let mut text = format!("{}/s", rounded(own));
     let instances = said.number("instances");
-    if scope == "service" && !instances.is_empty() {
+    let fallback = said.0.and_then(|said| said.get("fallback")).and_then(Value::as_bool) == Some(true);
+    // What Redis counts is not divided.
+    let divided = fallback || said.text("share").as_deref() != Some("redis");
+    if scope == "service" && divided && !instances.is_empty() {
         text = format!("{text} of {rate} by {instances}");
     }
-    if said.0.and_then(|said| said.get("fallback")).and_then(Value::as_bool) == Some(true) {
+    if fallback {
         text.push_str(", even share (no Redis)");
     }
     text
@@ -229,6 +232,8 @@ mod tests {
         });
         let said = Said(Some(&said));
         assert_eq!(effective("500/s", "service", &said), "166.667/s of 500/s by 3, even share (no Redis)");
+        let exact = json!({ "effective_rate": 500.0, "instances": 3, "fallback": false, "share": "redis" });
+        assert_eq!(effective("500/s", "service", &Said(Some(&exact))), "500/s");
         assert_eq!((said.at("/last_minute/granted"), refused(&said)), ("7".into(), "2 (observed 1)".into()));
         assert_eq!((automatic("auto", &said), automatic("on", &said)), ("auto (on)".into(), "on".into()));
         assert_eq!((span(&said), failures(&said)), ("1m1s".into(), "3 of 9".into()));
