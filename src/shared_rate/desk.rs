@@ -39,6 +39,8 @@ pub(super) struct Desk {
     due: VecDeque<Place>,
     /// Those for which Redis is being asked.
     asked: Vec<Asked>,
+    /// Nothing is leased any more.
+    closing: bool,
 }
 
 #[derive(Debug)]
@@ -87,7 +89,7 @@ struct Asked {
 
 impl Desk {
     pub(super) fn new(service: Name, gate: Arc<Gate>) -> Self {
-        Self { service, gate, limits: BTreeMap::new(), due: VecDeque::new(), asked: Vec::new() }
+        Self { service, gate, limits: BTreeMap::new(), due: VecDeque::new(), asked: Vec::new(), closing: false }
     }
 
     /// There is a limit.
@@ -157,7 +159,7 @@ impl Desk {
             account.due = false;
             let Some(lease) = limit.leases.find(place.1) else { continue };
             let settings = limit.settings();
-            if let Some((want, pool)) = account.want(lease, &settings, now) {
+            if let Some((want, pool)) = account.want(lease, &settings, now, self.closing) {
                 let first = account.waiting.front().map_or(1, |waiter| waiter.cost);
                 calls.push(Call::new(&settings, account.key.clone(), want));
                 self.asked.push(Asked { place, settings, want, pool, first });
@@ -202,8 +204,10 @@ impl Desk {
         }
     }
 
-    /// Finds what is to go back: what may not be used any more, and what nobody uses. `all`: everything.
+    /// Finds what is to go back: what may not be used any more, and what nobody uses. `all`: everything, and nothing is
+    /// leased any more.
     pub(super) fn sweep(&mut self, now: Stamp, all: bool) {
+        self.closing = all;
         self.limits.retain(|_, counter| counter.limit.strong_count() > 0);
         for (number, counter) in &mut self.limits {
             let Some(limit) = counter.limit.upgrade() else { continue };
@@ -238,7 +242,7 @@ impl Account {
     }
 
     /// What to ask for, and what was taken out of the lease for those who wait; `None` when there is nothing to ask.
-    fn want(&mut self, lease: &Lease, settings: &Settings, now: Stamp) -> Option<(Want, u32)> {
+    fn want(&mut self, lease: &Lease, settings: &Settings, now: Stamp, closing: bool) -> Option<(Want, u32)> {
         // Those who have gone home, or have waited too long.
         self.waiting.retain(|waiter| !waiter.answer.is_closed());
         self.measure(lease, settings, now);
@@ -248,7 +252,7 @@ impl Account {
         if !lease.holds(now) {
             self.put_aside(lease.empty());
         }
-        let ahead = ahead(self.demand, settings);
+        let ahead = if closing { 0 } else { ahead(self.demand, settings) };
         let need: u64 = self.waiting.iter().map(|waiter| u64::from(waiter.cost)).sum();
         let (back, window) = (std::mem::take(&mut self.back), self.back_to);
         let Some(first) = self.waiting.front().map(|waiter| waiter.cost) else {
