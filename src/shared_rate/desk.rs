@@ -89,7 +89,14 @@ struct Asked {
 
 impl Desk {
     pub(super) fn new(service: Name, gate: Arc<Gate>) -> Self {
-        Self { service, gate, limits: BTreeMap::new(), due: VecDeque::new(), asked: Vec::new(), closing: false }
+        Self {
+            service,
+            gate,
+            limits: BTreeMap::new(),
+            due: VecDeque::new(),
+            asked: Vec::new(),
+            closing: false,
+        }
     }
 
     /// There is a limit.
@@ -260,6 +267,7 @@ impl Account {
             let most =
                 if back > 0 && lease.idle(now) > AT_REST { 0 } else { ahead.saturating_sub(lease.left()) };
             self.filled = lease.left();
+            lease.mark(lease.beyond(), ahead / 2);
             return (most > 0 || back > 0).then_some((Want { least: 0, most, chunk: 1, back, window }, 0));
         };
         let pool = lease.empty();
@@ -340,10 +348,9 @@ impl Account {
         let lifetime = if reply.valid > Duration::ZERO { reply.valid } else { IDLE };
         // From the moment before they were granted: tokens of a slot are never used after it.
         let until = sent.after(lifetime);
-        if pool > 0 {
-            let over = lease.fill(pool.min(MOST), until).saturating_add(pool.saturating_sub(MOST));
-            self.put_aside(over);
-        }
+        // Also when there is nothing: what a request gives back is good for as long.
+        let over = lease.fill(pool.min(MOST), until).saturating_add(pool.saturating_sub(MOST));
+        self.put_aside(over);
         self.filled = lease.left();
         let low = if until > now { ahead(self.demand, &asked.settings) / 2 } else { 0 };
         lease.mark(reply.left, low);

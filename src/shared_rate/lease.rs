@@ -1,10 +1,12 @@
 //! Tokens that were taken ahead: one atomic word.
 
-use std::sync::atomic::{
-    AtomicU32, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
+use std::{
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{AcqRel, Acquire, Relaxed, Release},
+    },
+    time::Duration,
 };
-use std::time::Duration;
 
 use crate::policy::Stamp;
 
@@ -169,7 +171,7 @@ impl Lease {
     pub(super) fn assign(&self, tag: u64, now: Stamp) {
         self.tag.store(0, Release);
         let owner = Word(self.word.load(Relaxed)).owner().wrapping_add(1);
-        self.word.swap(Word::new(0, 0, owner).0, std::sync::atomic::Ordering::AcqRel);
+        self.word.swap(Word::new(0, now.as_micros() >> UNIT_SHIFT, owner).0, AcqRel);
         for word in [&self.beyond, &self.low, &self.missed] {
             word.store(0, Relaxed);
         }
@@ -246,3 +248,6 @@ impl Lease {
 const fn units(now: Stamp) -> u32 {
     (now.as_micros() >> UNIT_SHIFT) as u32
 }
+
+#[cfg(test)]
+mod tests;

@@ -134,6 +134,9 @@ impl SharedLimit {
         }
         let tag = self.leases.tag(key.map_or(0, |(_, hash)| hash));
         if let Some(lease) = self.leases.find(tag) {
+            if cost == 0 {
+                return Take::Granted { remaining: lease.beyond(), wait: Duration::ZERO };
+            }
             match lease.take(tag, cost, now) {
                 Held::Granted { left, more } => {
                     if more {

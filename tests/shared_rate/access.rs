@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use weir::{
-    config::{bootstrap::RedisUrl, policy::{Algorithm, EndpointAddress}},
+    config::{
+        bootstrap::RedisUrl,
+        policy::{Algorithm, EndpointAddress},
+    },
     shared_rate::{Client, StartError, Trust},
 };
 
@@ -33,10 +36,35 @@ fn a_password_opens_and_a_wrong_one_does_not_and_is_not_told() {
 fn a_user_needs_scripts_and_its_own_keys_and_no_more() {
     let redis = Redis::start();
     redis.command(&[
-        "ACL", "SETUSER", "weir", "on", ">s3cret", "resetkeys", "~weir:*", "-@all", "+evalsha", "+script|load",
-        "+time", "+get", "+set", "+select", "+ping",
+        "ACL",
+        "SETUSER",
+        "weir",
+        "on",
+        ">s3cret",
+        "resetkeys",
+        "~weir:*",
+        "-@all",
+        "+evalsha",
+        "+script|load",
+        "+time",
+        "+get",
+        "+set",
+        "+select",
+        "+ping",
     ]);
-    redis.command(&["ACL", "SETUSER", "reader", "on", ">s3cret", "~weir:*", "-@all", "+evalsha", "+script|load", "+time", "+get"]);
+    redis.command(&[
+        "ACL",
+        "SETUSER",
+        "reader",
+        "on",
+        ">s3cret",
+        "~weir:*",
+        "-@all",
+        "+evalsha",
+        "+script|load",
+        "+time",
+        "+get",
+    ]);
     let user = |user: &str| RedisUrl {
         user: Some(Arc::from(user)),
         password: Some(Arc::from("s3cret")),
@@ -74,7 +102,8 @@ fn tls_is_spoken_with_those_who_are_trusted() {
     let certs = Certs::new();
     let redis = Redis::with_tls(&certs.localhost(), &certs.ca());
     let secure = RedisUrl { tls: true, ..url(&redis) };
-    let start = |url: &RedisUrl, trust: Trust<'_>| Client::start_trusting(url, &name("orders"), trust).unwrap();
+    let start =
+        |url: &RedisUrl, trust: Trust<'_>| Client::start_trusting(url, &name("orders"), trust).unwrap();
     let trusting = start(&secure, Trust::File(&certs.ca()));
     wait_until("the client to be connected", || trusting.status().connected);
     used_up(&trusting);

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use weir::{config::policy::Algorithm, shared_rate::Answer};
 
-use super::{
-    harness::{client, connected, count, granted, hourly, name, runtime, settings, take, url},
-};
+use super::harness::{client, connected, count, granted, hourly, name, runtime, settings, take, url};
 use crate::support::{redis::Redis, wait_until};
 
 fn tokens(burst: u32) -> Algorithm {
@@ -153,7 +151,11 @@ fn keys_do_not_touch_each_other_and_their_text_stays_here() {
         assert_eq!((first, rest), (1, 1), "{key}");
     }
     let stored = redis.command(&["KEYS", "*"]);
-    assert_eq!(stored.lines().filter(|line| line.starts_with("weir:{orders/user}:t:")).count(), 30, "{stored}");
+    assert_eq!(
+        stored.lines().filter(|line| line.starts_with("weir:{orders/user}:t:")).count(),
+        30,
+        "{stored}"
+    );
     assert!(!stored.contains("secret"), "{stored}");
     for line in stored.lines().filter(|line| line.contains("user")) {
         let left: i64 = redis.command(&["PTTL", line]).parse().unwrap();
@@ -241,7 +243,8 @@ fn a_rate_fills_the_bucket() {
     let redis = Redis::start();
     let clients = [0; 2].map(|_| client(&url(&redis)));
     wait_until("both to be connected", || clients.iter().all(|client| client.status().connected));
-    let limits = clients.each_ref().map(|client| client.limit(&name("checkout"), settings(100, tokens(10), 2)));
+    let limits =
+        clients.each_ref().map(|client| client.limit(&name("checkout"), settings(100, tokens(10), 2)));
     let begun = std::time::Instant::now();
     let mut sum = 0;
     while sum < 100 {

@@ -50,7 +50,13 @@ async fn offer(limit: Arc<SharedLimit>, per_second: f64, span: Duration) -> Sum 
 
 /// The load of each instance, as a part of the rate; returns the sum, the time from before the first request to after the
 /// last, and what Redis did.
-fn run(redis: &Redis, rate: u64, algorithm: Algorithm, parts: &[f64], span: Duration) -> (Sum, Duration, Counts) {
+fn run(
+    redis: &Redis,
+    rate: u64,
+    algorithm: Algorithm,
+    parts: &[f64],
+    span: Duration,
+) -> (Sum, Duration, Counts) {
     let instances = u32::try_from(parts.len()).unwrap();
     let clients: Vec<Arc<Client>> = parts.iter().map(|_| connected(&url(redis))).collect();
     let begun = Instant::now();
@@ -109,7 +115,12 @@ fn a_token_bucket_under_uneven_load() {
         let law = 2000.0 + 2000.0 * done.1.as_secs_f64();
         // What is leased when the load ends was not used.
         let promised = 2000.0 + 2000.0 * SPAN.as_secs_f64();
-        lawful(&format!("{instances} instances"), done, law.min(done.0.offered as f64), promised.min(done.0.offered as f64));
+        lawful(
+            &format!("{instances} instances"),
+            done,
+            law.min(done.0.offered as f64),
+            promised.min(done.0.offered as f64),
+        );
         let calls = done.2.calls as f64 / done.1.as_secs_f64();
         assert!(calls < done.0.offered as f64 / 2.0, "{calls} calls per second for {:?}", done.0);
     }
@@ -125,11 +136,9 @@ fn a_small_bucket_and_a_fast_rate_under_load() {
 
 #[test]
 fn a_load_below_the_rate_is_granted_and_seldom_waits() {
-    for algorithm in [
-        Algorithm::TokenBucket { burst: 1000 },
-        Algorithm::SlidingWindow,
-        Algorithm::FixedWindow,
-    ] {
+    for algorithm in
+        [Algorithm::TokenBucket { burst: 1000 }, Algorithm::SlidingWindow, Algorithm::FixedWindow]
+    {
         let redis = Redis::start();
         let done = run(&redis, 1000, algorithm, &[0.6, 0.1, 0.1], SPAN);
         let what = format!("{algorithm:?} below its rate");
@@ -171,7 +180,8 @@ fn killed_in_the_middle_nothing_opens_and_it_recovers() {
     let clients = [0; 3].map(|_| connected(&url));
     let begun = Instant::now();
     let running = clients.each_ref().map(|client| {
-        let limit = client.limit(&name("checkout"), settings(1000, Algorithm::TokenBucket { burst: 1000 }, 3));
+        let limit =
+            client.limit(&name("checkout"), settings(1000, Algorithm::TokenBucket { burst: 1000 }, 3));
         std::thread::spawn(move || runtime().block_on(offer(limit, 800.0, SPAN)))
     });
     std::thread::sleep(SPAN / 4);

@@ -11,7 +11,10 @@ use std::{
 };
 
 use weir::{
-    config::{bootstrap::RedisUrl, policy::{Algorithm, EndpointAddress}},
+    config::{
+        bootstrap::RedisUrl,
+        policy::{Algorithm, EndpointAddress},
+    },
     shared_rate::{Answer, Client, PATIENCE, SharedLimit, Take},
 };
 
@@ -130,7 +133,9 @@ fn what_may_not_be_written_is_an_outage_and_not_a_grant() {
     assert!(granted(&limit, None, 1));
     // A replica that lost its primary, or was promoted away: it answers, and takes no writes.
     redis.command(&["REPLICAOF", "127.0.0.1", "1"]);
-    wait_until("writes to be refused", || matches!(runtime().block_on(take(&limit, None, 1)), Answer::Fallback));
+    wait_until("writes to be refused", || {
+        matches!(runtime().block_on(take(&limit, None, 1)), Answer::Fallback)
+    });
     wait_until("the client to say so", || !client.status().connected && client.status().error.is_some());
     assert!(falls_back(&limit));
     redis.command(&["REPLICAOF", "NO", "ONE"]);

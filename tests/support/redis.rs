@@ -42,7 +42,11 @@ impl Redis {
     pub fn with_password(password: &str) -> Self {
         let address = unused_address();
         let port = address.port().to_string();
-        Self::begin(address, vec!["--port", &port, "--requirepass", password], &["-a", password, "--no-auth-warning"])
+        Self::begin(
+            address,
+            vec!["--port", &port, "--requirepass", password],
+            &["-a", password, "--no-auth-warning"],
+        )
     }
 
     /// A server that speaks nothing but TLS.
@@ -53,8 +57,18 @@ impl Redis {
         let (cert, key) = (identity.cert.to_str().unwrap(), identity.key.to_str().unwrap());
         let ca = ca.to_str().unwrap();
         let arguments = vec![
-            "--port", "0", "--tls-port", &port, "--tls-cert-file", cert, "--tls-key-file", key,
-            "--tls-ca-cert-file", ca, "--tls-auth-clients", "no",
+            "--port",
+            "0",
+            "--tls-port",
+            &port,
+            "--tls-cert-file",
+            cert,
+            "--tls-key-file",
+            key,
+            "--tls-ca-cert-file",
+            ca,
+            "--tls-auth-clients",
+            "no",
         ];
         Self::begin(address, arguments, &["--tls", "--cacert", ca])
     }
