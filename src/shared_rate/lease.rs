@@ -39,6 +39,7 @@ impl Word {
         )
     }
 
+    #[expect(clippy::cast_possible_truncation, reason = "22 bits")]
     const fn left(self) -> u32 {
         (self.0 & MOST as u64) as u32
     }
@@ -47,7 +48,6 @@ impl Word {
         (self.0 >> LEFT_BITS) & UNTIL_MASK
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "16 bits are left")]
     const fn owner(self) -> u16 {
         (self.0 >> (LEFT_BITS + UNTIL_BITS)) as u16
     }

@@ -75,7 +75,6 @@ impl Leases {
 }
 
 /// Which set a tag belongs to: as good as a remainder, without a division.
-#[expect(clippy::cast_possible_truncation, reason = "below `sets`")]
 fn place(tag: u64, sets: usize) -> usize {
     (((tag >> 32) * sets as u64) >> 32) as usize
 }

@@ -253,3 +253,56 @@ fn a_rate_fills_the_bucket() {
         assert!(f64::from(sum) <= law + 1.0, "{sum} after {:?}", begun.elapsed());
     }
 }
+
+#[test]
+fn a_clock_that_was_set_back_closes_nothing() {
+    let redis = Redis::start();
+    let client = connected(&url(&redis));
+    // Empty, and written an hour ahead of now.
+    let seconds = |ahead: u64| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        now.as_secs() + ahead
+    };
+    let bucket = format!("0 0 {} 0 100 1 10", seconds(3600));
+    redis.command(&["SET", "weir:{orders/bucket}:t", &bucket]);
+    let limit = client.limit(&name("bucket"), settings(100, tokens(10), 3));
+    wait_until("the bucket to fill", || granted(&limit, None, 1));
+    // A window of which all was used, in the slots of the next hour.
+    let window = format!("{} {}", (seconds(3600)) * 15, ["7"; 16].join(" "));
+    redis.command(&["SET", "weir:{orders/window}:s1", &window]);
+    let limit = client.limit(&name("window"), settings(100, Algorithm::SlidingWindow, 3));
+    assert!(!granted(&limit, None, 1), "what was used was used, now");
+    wait_until("the window to pass", || granted(&limit, None, 1));
+}
+
+#[test]
+fn the_largest_and_the_slowest_are_counted_exactly() {
+    let redis = Redis::start();
+    let client = connected(&url(&redis));
+    let most = 1_000_000_000;
+    let refusal = |limit: &weir::shared_rate::SharedLimit, cost: u32| match runtime()
+        .block_on(take(limit, None, cost))
+    {
+        Answer::Refused { retry_after: Some(after), remaining } => (after, remaining),
+        other => panic!("{other:?}"),
+    };
+    // A thousand million tokens at one per hour.
+    let slow = client.limit(&name("slow"), hourly(1, tokens(most)));
+    assert!(granted(&slow, None, most - 1));
+    let (after, remaining) = refusal(&slow, 1001);
+    let hours = Duration::from_hours(1000);
+    assert!(after <= hours && hours - after < Duration::from_mins(1), "{after:?}");
+    assert_eq!(remaining, 1);
+    assert!(granted(&slow, None, 1) && !granted(&slow, None, 1));
+    // As many per second, in buckets of one: it is there again before anybody can ask.
+    let fast = client.limit(&name("fast"), settings(u64::from(most), tokens(1), 3));
+    assert_eq!(count(&fast, None, 20), 20);
+    // Windows.
+    for algorithm in [Algorithm::FixedWindow, Algorithm::SlidingWindow] {
+        let limit = client.limit(&name("window"), hourly(u64::from(most), algorithm));
+        // The end of the hour may come in between.
+        wait_until("nothing to be left", || granted(&limit, None, most - 7) && count(&limit, None, 9) == 7);
+        let (after, remaining) = refusal(&limit, 1);
+        assert!(after <= Duration::from_hours(1) && remaining == 0, "{after:?}");
+    }
+}

@@ -1,4 +1,4 @@
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, time::Duration};
 
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -112,7 +112,7 @@ fn a_refusal_is_for_all_who_cost_as_much_and_what_was_taken_out_goes_back() {
     assert_eq!(wants(&one.desk.calls(at(1))[0]).0, 3, "two are here");
     one.desk.settle(&[reply(0, 30, 2)], at(1), at(2));
     let answers: Vec<_> = waiting.iter_mut().map(told).collect();
-    let refused = Some(Answer::Refused { retry_after: Some(Duration::from_millis(30)), remaining: 2 });
+    let refused = Some(Answer::Refused { retry_after: Some(Duration::from_millis(30)), remaining: 4 });
     assert_eq!((answers[0], answers[2]), (refused, refused));
     assert!(goes(answers[1]), "two were here");
     assert!(one.takes(1, 2), "and one still is");
