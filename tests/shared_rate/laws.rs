@@ -303,6 +303,7 @@ fn the_largest_and_the_slowest_are_counted_exactly() {
         // The end of the hour may come in between.
         wait_until("nothing to be left", || granted(&limit, None, most - 7) && count(&limit, None, 9) == 7);
         let (after, remaining) = refusal(&limit, 1);
-        assert!(after <= Duration::from_hours(1) && remaining == 0, "{after:?}");
+        // A grant of a sliding window is forgotten up to a fifteenth of the unit late.
+        assert!(after <= Duration::from_mins(64) && remaining == 0, "{after:?}");
     }
 }
