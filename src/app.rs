@@ -27,6 +27,7 @@ use crate::{
     net::{self, Acceptor},
     proxy::Passthrough,
     readiness::Readiness,
+    shared_rate,
     snapshot::{self, CompileError, Publisher, Registry},
     telemetry::{
         AccessLog, FlushOnDrop, LogHandle, Metrics, PolicySource, RecentRequests, Telemetry, set_worker,
@@ -44,6 +45,8 @@ pub enum StartError {
     Tls(Name, TlsError),
     /// The policy could not be compiled.
     Compile(CompileError),
+    /// Limits cannot be counted in Redis at all.
+    Redis(shared_rate::StartError),
     /// The system refused something else.
     System(&'static str, io::Error),
 }
@@ -57,6 +60,7 @@ impl std::fmt::Display for StartError {
             }
             Self::Tls(listener, error) => write!(f, "listeners.{listener}.tls: {error}"),
             Self::Compile(error) => error.fmt(f),
+            Self::Redis(error) => write!(f, "redis: {error}"),
             Self::System(what, error) => write!(f, "{what}: {error}"),
         }
     }
@@ -119,7 +123,9 @@ impl App {
         let admin = side("admin", bootstrap.admin.as_ref())?;
         let telemetry = side("telemetry", bootstrap.telemetry.as_ref())?;
         pass_through(&listeners, [admin.as_ref(), telemetry.as_ref()], &metrics);
-        let mut registry = Registry::new(bootstrap.zone.clone());
+        let start = |url| shared_rate::Client::start(url, &bootstrap.service).map_err(StartError::Redis);
+        let redis = bootstrap.redis.as_ref().map(start).transpose()?;
+        let mut registry = Registry::new(bootstrap.zone.clone(), redis.clone());
         let policy = Arc::new(file.policy.clone());
         let first =
             snapshot::first(&policy, &listeners, &mut registry, &metrics).map_err(StartError::Compile)?;
@@ -131,7 +137,7 @@ impl App {
         let publisher = Publisher::new(shared.clone(), policy, registry);
         let readiness = Readiness::new(workers, Instant::now());
         let state =
-            Arc::new(State::new(bootstrap, shared, publisher, readiness, log, file.documents.clone()));
+            Arc::new(State::new(bootstrap, shared, publisher, readiness, log, file.documents.clone(), redis));
         Ok(Bound { file, state, sockets, admin, telemetry, certificates, _access: flush })
     }
 }

@@ -20,12 +20,16 @@ pub struct ProxyError {
     pub retry_after: Option<Duration>,
     /// What happened underneath, for the log only.
     pub detail: Option<String>,
+    /// The status that policy sets; `None` = the reason's.
+    pub status: Option<StatusCode>,
+    /// Waiting does not help, although it mostly does for this reason.
+    pub hopeless: bool,
 }
 
 impl ProxyError {
     /// An error with nothing but its reason.
     pub fn new(reason: Reason) -> Self {
-        Self { reason, policy: None, retry_after: None, detail: None }
+        Self { reason, policy: None, retry_after: None, detail: None, status: None, hopeless: false }
     }
 
     /// Names the policy that decided.
@@ -40,6 +44,33 @@ impl ProxyError {
     pub fn because(mut self, detail: impl std::fmt::Display) -> Self {
         self.detail = Some(detail.to_string());
         self
+    }
+
+    /// However long the client waited, it would get no other answer.
+    #[must_use]
+    pub fn hopeless(mut self) -> Self {
+        self.hopeless = true;
+        self
+    }
+
+    /// Sets the status that policy wants.
+    #[must_use]
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.status.unwrap_or(self.reason.status())
+    }
+
+    /// The gRPC status code: of an injected fault that of its HTTP status, as gRPC maps them; else the reason's.
+    pub fn grpc_status(&self) -> u8 {
+        match (self.reason, self.status) {
+            (Reason::Fault, Some(status)) => of_http(status),
+            _ => self.reason.grpc_status(),
+        }
     }
 
     /// Adds how long to wait.
@@ -64,6 +95,18 @@ impl std::fmt::Display for ProxyError {
 }
 
 impl std::error::Error for ProxyError {}
+
+/// What gRPC makes of an HTTP status ("HTTP to gRPC Status Code Mapping" of its documents).
+const fn of_http(status: StatusCode) -> u8 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}
 
 /// Whose doing it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

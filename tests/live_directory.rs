@@ -40,7 +40,9 @@ struct Instance {
 impl Instance {
     fn start(live: &Path, path: &Path) -> Self {
         let kept = match cache::load(&mut System::default(), path, &identity(), Timestamp::now()) {
-            Loaded::Nothing => Kept { identity: identity(), items: Vec::new(), memory: Memory::default() },
+            Loaded::Nothing => {
+                Kept { identity: identity(), items: Vec::new(), memory: Memory::default(), instances: None }
+            }
             Loaded::Kept { kept, .. } => kept,
             other => panic!("{other:?}"),
         };
@@ -94,7 +96,7 @@ impl Instance {
             revision: *revision,
         };
         let items = self.in_force.iter().map(item).collect();
-        let kept = Kept { identity: identity(), items, memory: self.guard.memory().clone() };
+        let kept = Kept { identity: identity(), items, memory: self.guard.memory().clone(), instances: None };
         self.cache.give(Arc::new(kept));
     }
 

@@ -46,6 +46,8 @@ const ENDPOINTS: &[Endpoint] = &[
     inside("/status", "instance, version, where the policy came from, draining"),
     inside("/policy", "the policy in force"),
     inside("/upstreams", "upstreams, their endpoints and connections"),
+    inside("/limits", "limits, what they grant and what they decided"),
+    inside("/switches", "switches, how they stand and what they acted on"),
     inside("/requests", "the last requests that Weir answered or retried itself"),
     change("POST", "/drain", "drain the inbound side"),
     change("PUT", "/log", r#"change the level of the log: {"level": "debug"}"#),
@@ -113,6 +115,8 @@ fn show(context: &Context, endpoint: &Endpoint, headers: &HeaderMap) -> Answer {
         "/status" => document(view.status()),
         "/policy" => document(view.policy()),
         "/upstreams" => document(view.upstreams()),
+        "/limits" => document(view.limits()),
+        "/switches" => document(view.switches()),
         "/requests" => document(view.requests()),
         _ => index(headers),
     }

@@ -53,6 +53,10 @@ pub trait AdminView: Send + Sync + 'static {
     fn policy(&self) -> Value;
     /// `/upstreams`: endpoints, their health and load, pools.
     fn upstreams(&self) -> Value;
+    /// Limits: what they grant, and what they have decided.
+    fn limits(&self) -> Value;
+    /// Switches: how they stand, and what they have acted on.
+    fn switches(&self) -> Value;
     /// `/requests`: the last requests that Weir answered or retried itself.
     fn requests(&self) -> Value;
     /// `/readyz`: whether traffic should be sent here, or else what stands in the way.

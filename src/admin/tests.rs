@@ -34,6 +34,12 @@ impl AdminView for View {
     fn policy(&self) -> Value {
         json!({ "routes": {} })
     }
+    fn limits(&self) -> Value {
+        json!({})
+    }
+    fn switches(&self) -> Value {
+        json!({})
+    }
     fn upstreams(&self) -> Value {
         json!([])
     }

@@ -4,6 +4,7 @@ pub mod check;
 mod child;
 pub mod demo;
 mod failure;
+pub mod levers;
 pub mod overlays;
 pub mod policy;
 pub mod remote;
@@ -44,6 +45,14 @@ pub enum Command {
     Check(check::Args),
     /// Look at live policy, and change it.
     Policy(policy::Args),
+    /// Turn degradation switches on and off, and see what they do.
+    Switch(levers::SwitchArgs),
+    /// Change rate limits, and see what they do.
+    Limit(levers::LimitArgs),
+    /// Hold circuit breakers open or closed, and see what they do.
+    Breaker(levers::BreakerArgs),
+    /// Turn plans on and off: sets of changes that go together.
+    Plan(levers::PlanArgs),
     /// Wait until every instance has a revision of live policy.
     Wait(wait::Args),
     /// Print the JSON Schema of the file.
@@ -163,6 +172,10 @@ pub fn dispatch(command: Command) -> ExitStatus {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Policy(args) => policy::run(&args),
+        Command::Switch(args) => levers::switch(&args),
+        Command::Limit(args) => levers::limit(&args),
+        Command::Breaker(args) => levers::breaker(&args),
+        Command::Plan(args) => levers::plan(&args),
         Command::Wait(args) => wait::run(&args),
         Command::Schema => schema::run(),
         Command::Demo(args) => ExitStatus::Wrapped(demo::run(&args)),

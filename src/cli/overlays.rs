@@ -142,8 +142,7 @@ fn together(read: &[Read<'_>], loaded: &mut Loaded) {
         let identity = Identity { service: service.clone(), instance };
         let mut items: Vec<_> = good.iter().map(|one| one.item.clone()).collect();
         items.sort_by(|a, b| a.key.cmp(&b.key));
-        let nothing = ("_none/_", None);
-        let seen = Outlook::of((&identity, &baseline), &items, nothing, Timestamp::now());
+        let seen = Outlook::of((&identity, &baseline), &items, &[], Timestamp::now());
         for refused in seen.all_refusals() {
             let Some(one) = good.iter().find(|one| one.item.key == refused.key) else { continue };
             if !reported.contains(&refused.key) {

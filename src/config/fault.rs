@@ -144,7 +144,7 @@ impl<'a> IntoIterator for &'a Faults {
 }
 
 /// The one of `known` that `written` was probably meant to be.
-pub(super) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let written = written.to_ascii_lowercase();
     known
         .into_iter()
@@ -156,7 +156,7 @@ pub(super) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str
 }
 
 /// `a`, `b` and `c`, each in back ticks.
-pub(super) fn listed<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn listed<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| format!("`{item}`")).collect();
     match items.split_last() {
         None => String::new(),

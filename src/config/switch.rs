@@ -26,6 +26,11 @@ pub struct Switch {
     pub action: Action,
     /// What turns it on when its state is auto; `None` only when it is not.
     pub when: Option<When>,
+    /// Whether answers say that it acted on them. Default no.
+    pub announce: bool,
+    /// The newest revision among the live overlays that have a say in it, those of plans that are on too; 0 = the file
+    /// alone.
+    pub revision: i64,
 }
 
 /// Whether a switch acts.

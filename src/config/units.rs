@@ -31,6 +31,15 @@ pub struct Rate {
     pub per: Duration,
 }
 
+impl Rate {
+    /// How many in a second.
+    pub fn per_second(self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "rates have nine digits at most")]
+        let count = self.count as f64;
+        count / self.per.as_secs_f64()
+    }
+}
+
 /// A duration: a whole number and `ms`, `s`, `m` or `h`; `0` needs no unit. At most [`LONGEST`].
 pub fn duration(text: &str) -> Result<Duration, Problem> {
     let (number, unit) = split(text, "a duration", "250ms, 2s, 1m or 1h")?;

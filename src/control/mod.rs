@@ -3,14 +3,18 @@
 mod certificates;
 mod discovery;
 mod drain;
+mod headcount;
 mod health;
 mod live;
+mod minute;
 mod presence;
 mod reload;
+mod rules;
 mod upstreams;
 mod view;
 
 use std::{
+    num::NonZeroU32,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant, SystemTime},
@@ -24,7 +28,9 @@ use tokio::{
 pub use self::live::Probe;
 use self::{
     certificates::{Certificate, Upstreams},
+    headcount::{Headcount, has_shared_limits},
     live::{Live, Shown, Source},
+    rules::Rules,
 };
 use crate::{
     config::{Bootstrap, Documents, File, Loaded, Name, bootstrap::StoreSource},
@@ -33,7 +39,8 @@ use crate::{
     memory,
     policy::Stamp,
     readiness::Readiness,
-    snapshot::Publisher,
+    shared_rate,
+    snapshot::{Outcome, Publisher},
     store::layers::Layers,
     telemetry::{BreakerState, LogHandle, PoolState},
     upstream::Endpoint,
@@ -96,10 +103,14 @@ pub struct State {
     log: LogHandle,
     baseline: Mutex<Baseline>,
     shown: Mutex<Shown>,
+    rules: Mutex<Rules>,
     /// All layers of policy, once there are any.
     layers: OnceLock<Arc<Mutex<Layers>>>,
     /// Counts what others are told of live policy.
     news: watch::Sender<u64>,
+    headcount: Mutex<Headcount>,
+    /// Where limits are counted for all instances together.
+    redis: Option<Arc<shared_rate::Client>>,
     drain_inbound: Notify,
     /// When the inbound side began to leave.
     leaving_since: OnceLock<Instant>,
@@ -121,6 +132,7 @@ impl State {
         readiness: Arc<Readiness>,
         log: LogHandle,
         documents: Documents,
+        redis: Option<Arc<shared_rate::Client>>,
     ) -> Self {
         let now = SystemTime::now();
         Self {
@@ -135,8 +147,11 @@ impl State {
             log,
             baseline: Mutex::new(Baseline { documents, loaded: now, refused: None }),
             shown: Mutex::new(Shown::new()),
+            rules: Mutex::default(),
             layers: OnceLock::new(),
             news: watch::Sender::new(0),
+            headcount: Mutex::default(),
+            redis,
             drain_inbound: Notify::new(),
             leaving_since: OnceLock::new(),
         }
@@ -164,8 +179,43 @@ impl State {
         self.news.send_modify(|count| *count += 1);
     }
 
+    /// The store counts so many instances.
+    fn counted(&self, instances: u64) {
+        self.shown().instances = Some(instances);
+        #[expect(clippy::cast_precision_loss, reason = "a gauge of a few thousands at most")]
+        self.shared.telemetry.metrics.live().instances.set(instances as f64);
+        let taken_for = self.headcount().counted(instances, Instant::now());
+        self.divide(taken_for);
+    }
+
+    /// A cache kept that there were so many.
+    fn restore_instances(&self, kept: u64) {
+        let taken_for = self.headcount().restore(kept);
+        self.divide(taken_for);
+    }
+
+    /// Service-wide limits are divided by so many from now on.
+    fn divide(&self, instances: u64) {
+        let instances = u32::try_from(instances).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+        match self.publisher.instances(instances) {
+            Ok(Outcome::Applied { .. }) => {
+                tracing::info!(instances, "service-wide limits are divided among the instances");
+            }
+            Ok(Outcome::Unchanged) => {}
+            Err(error) => tracing::error!(%error, "service-wide limits are divided as before"),
+        }
+    }
+
+    fn headcount(&self) -> std::sync::MutexGuard<'_, Headcount> {
+        self.headcount.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn shown(&self) -> std::sync::MutexGuard<'_, Shown> {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rules(&self) -> std::sync::MutexGuard<'_, Rules> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn baseline(&self) -> std::sync::MutexGuard<'_, Baseline> {
@@ -194,7 +244,6 @@ pub(crate) async fn begin(
     let bootstrap = file.bootstrap.clone();
     let probe = std::mem::replace(&mut reload.probe, Box::new(|_, _| Ok(())));
     let mut live = Live::new(state, &bootstrap, file, probe);
-    live.say_what_does_not_act(&file.policy);
     discovery::begin(state);
     health::begin(state);
     let (source, order) = match &bootstrap.store {
@@ -220,6 +269,7 @@ pub(crate) async fn run(state: Arc<State>, certificates: Vec<(Arc<Listener>, Fin
     let inbound_drain = drain::inbound_when_asked(&state, bootstrap.drain.delay);
     let mut inbound_drain = std::pin::pin!(inbound_drain);
     let mut upstreams = Upstreams::default();
+    let mut alone = Alone::default();
     let mut ignored = false;
     let order = loop {
         if let Some(order) = order {
@@ -240,7 +290,9 @@ pub(crate) async fn run(state: Arc<State>, certificates: Vec<(Arc<Listener>, Fin
             () = &mut inbound_drain => {}
             _ = upkeep.tick() => {
                 live.tick();
+                alone.look(&state);
                 bring_gauges_up_to_date(&state);
+                state.rules().refresh(&state.shared.snapshot.load(), Instant::now());
                 state.publisher.tidy();
                 memory::give_back();
                 for certificate in &mut certificates {
@@ -270,6 +322,9 @@ pub(crate) async fn run(state: Arc<State>, certificates: Vec<(Arc<Listener>, Fin
         // Fails only when it panicked.
         let _ = presence.await;
     }
+    if let Some(redis) = &state.redis {
+        redis.stop();
+    }
     live.end();
 }
 
@@ -284,6 +339,34 @@ fn tell_of_oneself(
     let changes = state.news.subscribe();
     let kept = presence::keep(state.clone(), etcd.clone(), store.presence?, changes, ended);
     Some(tokio::spawn(kept))
+}
+
+/// Says once that a service-wide limit is divided by nobody.
+#[derive(Debug, Default)]
+struct Alone {
+    /// How many looks in a row found it so.
+    looks: u32,
+}
+
+impl Alone {
+    /// The store has so many seconds to count the instances.
+    const PATIENCE: u32 = 5;
+
+    /// About once a second.
+    fn look(&mut self, state: &State) {
+        let known = state.publisher.instances_known().is_some();
+        if known || !has_shared_limits(&state.publisher.policy()) {
+            self.looks = 0;
+            return;
+        }
+        self.looks = self.looks.saturating_add(1);
+        if self.looks == Self::PATIENCE {
+            tracing::warn!(
+                "a limit is for the whole service, but no store has said how many instances there are: until one does, this \
+                 one has all of it"
+            );
+        }
+    }
 }
 
 fn contents(path: &std::path::Path) -> Option<Vec<u8>> {
@@ -306,6 +389,7 @@ pub(crate) fn bring_gauges_up_to_date(state: &State) {
         upstream.pool.of(PoolState::Connecting).set(i64::from(connecting));
         upstream.pool.of(PoolState::Active).set(i64::from(open.saturating_sub(idle)));
     }
+    rules::show(&snapshot);
     for own in snapshot.routes.iter().flat_map(|route| &route.breakers) {
         own.metrics.show(BreakerState::of(&own.breaker.shown(now)));
     }

@@ -1,7 +1,8 @@
 //! What this instance says of itself in the store, under a lease; and how many instances there are.
 //!
 //! Written when something has changed, but not more often than the file says. Others are counted, never watched: a
-//! thousand instances that watch each other would be a million events for each deployment.
+//! thousand instances that watch each other would be a million events for each deployment. While instances share a limit,
+//! leases are short and counts frequent, so that an instance that was killed is missed within seconds.
 
 use std::{
     sync::{Arc, PoisonError},
@@ -15,7 +16,7 @@ use tokio::{
 };
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{State, live::etcd_config};
+use super::{State, headcount::Pace, live::etcd_config};
 use crate::{
     config::{Documents, bootstrap},
     store::{
@@ -25,12 +26,6 @@ use crate::{
     telemetry::PolicySource,
 };
 
-/// The lease outlives so many intervals, and at least [`SHORTEST_LEASE`].
-const LEASE_INTERVALS: u32 = 3;
-
-/// A lease is not shorter than this: a store that is away for a moment is no reason to be gone.
-const SHORTEST_LEASE: Duration = Duration::from_secs(15);
-
 /// The first report comes within this time: pods that start together do not write together.
 const FIRST: Duration = Duration::from_secs(1);
 
@@ -39,6 +34,9 @@ const SPREAD: f64 = 0.2;
 
 /// How long the end waits for the lease to be given back.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A renewal that failed is tried again within this time, once: the lease runs on.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Keeps this instance's report up to date until `ended` says that the process ends.
 pub(super) async fn keep(
@@ -52,58 +50,105 @@ pub(super) async fn keep(
         Ok(client) => client,
         Err(error) => return tracing::error!(%error, "this instance cannot say what it has applied"),
     };
-    let mut presence =
-        Presence { state, client, root: etcd.root.to_string(), interval, lease: None, failed: false };
+    let mut generations = state.publisher.generations();
+    let mut presence = Presence::new(state, client, &etcd, interval);
     let mut next = Instant::now() + FIRST.mul_f64(fastrand::f64());
-    let (mut written, mut owes) = (None, true);
+    let (mut written, mut report_at) = (None, Some(next));
     loop {
         tokio::select! {
             () = async { drop(ended.wait_for(|&ended| ended).await) } => return presence.leave().await,
-            () = sleep_until(next) => {}
+            () = sleep_until(report_at.map_or(next, |at| at.min(next))) => {}
             // Fails only when the sender is gone, and then everything is over.
-            Ok(()) = changes.changed(), if !owes => {
-                owes = true;
+            Ok(()) = changes.changed(), if report_at.is_none() => {
                 // Soon, but not sooner after the last time than it should, and not all pods at once.
                 let earliest = written.map_or_else(Instant::now, |at: Instant| (at + interval).max(Instant::now()));
-                next = next.min(earliest + interval.mul_f64(SPREAD * fastrand::f64()));
+                report_at = Some(earliest + interval.mul_f64(SPREAD * fastrand::f64()));
+                continue;
+            }
+            Ok(()) = generations.changed() => {
+                if presence.repace() {
+                    // Whoever begins to share something wants to know with how many.
+                    next = next.min(Instant::now() + presence.pace.interval.mul_f64(fastrand::f64()));
+                }
                 continue;
             }
         }
-        let done = presence.renew(owes).await;
+        let owed = report_at.is_some_and(|at| at <= Instant::now());
+        let failed_before = presence.failed;
+        let done = presence.renew(owed).await;
         presence.note(&done);
-        if owes && done.is_ok() {
-            written = Some(Instant::now());
+        next = match &done {
+            Err(_) if !failed_before && presence.pace.shared => {
+                Instant::now() + RETRY.mul_f64(jitter(0.5, 0.5))
+            }
+            _ => Instant::now() + presence.pace.interval.mul_f64(jitter(1.0, SPREAD)),
+        };
+        match done {
+            Ok(()) if owed => (written, report_at) = (Some(Instant::now()), None),
+            // What was owed is still owed; what was not may be after that.
+            Err(_) => report_at = Some(next),
+            Ok(()) => {}
         }
-        owes = done.is_err();
-        next = Instant::now() + interval.mul_f64(1.0 + SPREAD * fastrand::f64());
     }
+}
+
+/// At least so much, and up to `spread` more.
+fn jitter(least: f64, spread: f64) -> f64 {
+    least + spread * fastrand::f64()
 }
 
 struct Presence {
     state: Arc<State>,
     client: Client,
     root: String,
-    interval: Duration,
+    /// What the file says: the time between two reports, and the longest time for a call.
+    configured: (Duration, Duration),
+    pace: Pace,
     lease: Option<Lease>,
+    /// How long the lease was asked for: the store may give a longer one.
+    asked: Duration,
+    /// A lease of another pace, which is of no use once the report stands under the new one.
+    outdated: Option<Lease>,
+    /// When the others are counted next.
+    count_at: Instant,
     failed: bool,
 }
 
 impl Presence {
+    fn new(state: Arc<State>, client: Client, etcd: &bootstrap::Etcd, interval: Duration) -> Self {
+        let configured = (interval, etcd.request_timeout);
+        let pace = Pace::new(&state.publisher.policy(), configured.0, configured.1);
+        let mut presence = Self {
+            state,
+            client,
+            root: etcd.root.to_string(),
+            configured,
+            pace,
+            lease: None,
+            asked: Duration::ZERO,
+            outdated: None,
+            count_at: Instant::now(),
+            failed: false,
+        };
+        presence.client.set_timeout(pace.timeout);
+        presence
+    }
+
+    /// Takes the pace that the policy in force wants; says whether it is another one.
+    fn repace(&mut self) -> bool {
+        let pace = Pace::new(&self.state.publisher.policy(), self.configured.0, self.configured.1);
+        if pace == self.pace {
+            return false;
+        }
+        self.pace = pace;
+        self.client.set_timeout(pace.timeout);
+        self.count_at = Instant::now();
+        true
+    }
+
     /// Keeps the lease alive, writes the report when that is owed or the lease is new, and counts the others.
     async fn renew(&mut self, owed: bool) -> Result<(), ClientError> {
-        let kept = match self.lease {
-            Some(lease) => self.client.keep_alive(lease).await,
-            None => Err(ClientError::LeaseGone),
-        };
-        let new = match kept {
-            Ok(()) => false,
-            Err(ClientError::LeaseGone) => {
-                let ttl = (self.interval * LEASE_INTERVALS).max(SHORTEST_LEASE);
-                self.lease = Some(self.client.grant(ttl).await?);
-                true
-            }
-            Err(error) => return Err(error),
-        };
+        let new = self.hold_lease().await?;
         if owed || new {
             let written = self.write().await;
             if written.is_err() {
@@ -112,12 +157,38 @@ impl Presence {
             }
             written?;
         }
+        if let Some(outdated) = self.outdated.take() {
+            // Nothing stands under it any more. It ends by itself if this fails.
+            let _ = self.client.revoke(outdated).await;
+        }
+        if Instant::now() < self.count_at {
+            return Ok(());
+        }
+        // This one is among them: its report has been written.
         let prefix = format!("{}{}", self.root, presence::prefix(&self.state.service));
         let instances = self.client.count(&prefix).await?;
-        self.state.shown().instances = Some(instances);
-        #[expect(clippy::cast_precision_loss, reason = "a gauge of a few thousands at most")]
-        self.state.shared.telemetry.metrics.live().instances.set(instances as f64);
+        self.state.counted(instances);
+        // Half a renewal earlier, so that it is at a renewal whatever chance does to that.
+        let (interval, least) = (self.pace.count_interval(instances), self.pace.interval / 2);
+        self.count_at = Instant::now() + interval.saturating_sub(least);
         Ok(())
+    }
+
+    /// Keeps the lease alive, or takes another one; says whether it did.
+    async fn hold_lease(&mut self) -> Result<bool, ClientError> {
+        if let Some(lease) = self.lease.filter(|_| self.asked == self.pace.lease) {
+            match self.client.keep_alive(lease).await {
+                Ok(()) => return Ok(false),
+                // If this one's has ended, those of others may have.
+                Err(ClientError::LeaseGone) => self.state.headcount().missed(),
+                Err(error) => return Err(error),
+            }
+        } else if let Some(lease) = self.lease.take() {
+            self.outdated = Some(lease);
+        }
+        self.lease = Some(self.client.grant(self.pace.lease).await?);
+        self.asked = self.pace.lease;
+        Ok(true)
     }
 
     async fn write(&mut self) -> Result<(), ClientError> {
@@ -137,6 +208,9 @@ impl Presence {
                 tracing::warn!(%error, "the store does not know what this instance has applied; tried again");
             }
             Ok(()) | Err(_) => {}
+        }
+        if done.is_err() {
+            self.state.headcount().missed();
         }
         self.failed = done.is_err();
     }

@@ -2,7 +2,7 @@
 
 use std::{
     sync::PoisonError,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde_json::{Value, json};
@@ -33,6 +33,8 @@ impl AdminView for State {
                 })
             })
             .collect();
+        let plans = snapshot.plans.iter().filter(|plan| plan.config.on);
+        let plans_on: Vec<_> = plans.map(|plan| plan.config.name.as_str()).collect();
         let mut status = json!({
             "service": self.service.as_str(),
             "instance": self.instance.as_str(),
@@ -48,11 +50,22 @@ impl AdminView for State {
                 "file_refused": baseline.refused,
                 "routes": snapshot.routes.len(),
                 "upstreams": snapshot.upstreams.len(),
+                "limits": snapshot.limits.len(),
+                "switches": snapshot.switches.len(),
+                "plans_on": plans_on,
+                "bypass": snapshot.bypass,
             },
             "listeners": listeners,
         });
         drop(baseline);
         self.shown().add_to(&mut status);
+        if let (Some(redis), Value::Object(status)) = (&self.redis, &mut status) {
+            let known = redis.status();
+            let shown = json!({
+                "connected": known.connected, "error": known.error, "since": timestamp(known.since),
+            });
+            status.insert("redis".to_owned(), shown);
+        }
         status
     }
 
@@ -65,6 +78,14 @@ impl AdminView for State {
     fn upstreams(&self) -> Value {
         let snapshot = self.shared.snapshot.load();
         upstreams::show(&snapshot, &self.discoveries, Stamp::of(Instant::now()))
+    }
+
+    fn limits(&self) -> Value {
+        self.rules().limits(&self.shared.snapshot.load())
+    }
+
+    fn switches(&self) -> Value {
+        self.rules().switches(&self.shared.snapshot.load(), Stamp::of(Instant::now()))
     }
 
     fn requests(&self) -> Value {
@@ -90,6 +111,11 @@ impl AdminView for State {
     fn set_log_level(&self, level: LogLevel) -> bool {
         self.log.set_level(level)
     }
+}
+
+/// A moment so long ago.
+pub(super) fn timestamp_of(ago: Duration) -> String {
+    timestamp(SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH))
 }
 
 fn timestamp(time: SystemTime) -> String {

@@ -13,6 +13,7 @@ pub mod grpc;
 pub mod http2;
 pub mod hygiene;
 pub(crate) mod interim;
+pub mod ratelimit;
 pub mod respond;
 pub mod trace;
 pub mod upgrade;

@@ -1,6 +1,6 @@
 //! The answers that Weir makes itself, and how they explain themselves.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use ::http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode,
@@ -57,7 +57,7 @@ impl<'a> Asked<'a> {
 pub fn respond(error: &ProxyError, asked: Asked<'_>) -> Response<Bytes> {
     let mut response = if asked.grpc { grpc_answer(error) } else { problem(error, asked) };
     let headers = response.headers_mut();
-    headers.insert(PROXY_STATUS, proxy_status(error.reason));
+    headers.insert(PROXY_STATUS, proxy_status(error, error.reason.proxy_status()));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(id) = asked.request_id {
         headers.insert(X_REQUEST_ID, id.clone());
@@ -78,7 +78,12 @@ pub fn instead(error: &ProxyError, policy: &Respond, asked: Asked<'_>) -> Respon
     for (name, value) in &policy.headers {
         headers.append(name, value.clone());
     }
-    headers.insert(PROXY_STATUS, proxy_status(error.reason));
+    let kind = match error.reason {
+        // Nothing failed: somebody wants it so.
+        Reason::Switch => "proxy_internal_response",
+        reason => reason.proxy_status(),
+    };
+    headers.insert(PROXY_STATUS, proxy_status(error, kind));
     if let Some(id) = asked.request_id {
         headers.insert(X_REQUEST_ID, id.clone());
     }
@@ -93,14 +98,15 @@ pub fn instead(error: &ProxyError, policy: &Respond, asked: Asked<'_>) -> Respon
 }
 
 /// Whether Weir refused or gave up, so that the Weir in front should not try again. An instance that leaves
-/// says nothing of its peers.
+/// says nothing of its peers; a fault that was injected is there to find out what the one in front does.
 const fn is_final(reason: Reason) -> bool {
-    !matches!(reason, Reason::Draining)
+    !matches!(reason, Reason::Draining | Reason::Fault)
 }
 
 /// How long the client should wait; `None` where waiting does not help.
 fn wait(error: &ProxyError) -> Option<Duration> {
-    error.retry_after.or_else(|| error.reason.hints_retry().then_some(Duration::from_secs(1)))
+    let hint = || (error.reason.hints_retry() && !error.hopeless).then_some(Duration::from_secs(1));
+    error.retry_after.or_else(hint)
 }
 
 /// A wait as whole seconds (RFC 9110 §10.2.3): rounded up, at least one.
@@ -127,7 +133,7 @@ struct Problem<'a> {
 
 /// The answer for everything that is not gRPC.
 fn problem(error: &ProxyError, asked: Asked<'_>) -> Response<Bytes> {
-    let status = error.reason.status();
+    let status = error.status();
     let retry_after_s = wait(error).map(whole_seconds);
     let document = Problem {
         kind: format!("urn:weir:reason:{}", error.reason.as_str()),
@@ -160,8 +166,13 @@ fn grpc_answer(error: &ProxyError) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, grpc::CONTENT_TYPE);
-    headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(error.reason.grpc_status())));
-    headers.insert(GRPC_MESSAGE, grpc::message(error.reason.title()));
+    headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(error.grpc_status())));
+    let title = error.reason.title();
+    let message = match &error.policy {
+        Some(policy) => grpc::message(&format!("{title} ({policy})")),
+        None => grpc::message(title),
+    };
+    headers.insert(GRPC_MESSAGE, message);
     if let Some(wait) = wait(error) {
         // gRFC A6 makes it a signed number of 32 bits.
         let millis = i32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
@@ -170,9 +181,14 @@ fn grpc_answer(error: &ProxyError) -> Response<Bytes> {
     response
 }
 
-/// The one member of `Proxy-Status`: `weir; error=…; details="…"` (RFC 9209 §2; the details are the reason).
-pub fn proxy_status(reason: Reason) -> HeaderValue {
-    let text = format!("weir; error={}; details=\"{}\"", reason.proxy_status(), reason.as_str());
+/// The one member of `Proxy-Status`: `weir; error=…; details="…"` (RFC 9209 §2; the details are the reason), and where a
+/// policy decided, `policy="…"` with its name.
+fn proxy_status(error: &ProxyError, kind: &str) -> HeaderValue {
+    let mut text = format!("weir; error={kind}; details=\"{}\"", error.reason.as_str());
+    if let Some(policy) = &error.policy {
+        // A name has nothing that had to be escaped.
+        let _ = write!(text, "; policy=\"{policy}\"");
+    }
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("weir"))
 }
 
@@ -327,7 +343,7 @@ mod tests {
     #[test]
     fn proxy_status_is_a_structured_field_for_every_reason() {
         for reason in Reason::ALL {
-            let value = proxy_status(*reason);
+            let value = proxy_status(&ProxyError::new(*reason), reason.proxy_status());
             let (name, parameters) = parse_item(value.to_str().unwrap()).unwrap();
             assert_eq!(name, "weir");
             let expected = [("error", reason.proxy_status()), ("details", reason.as_str())];

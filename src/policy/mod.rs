@@ -1,9 +1,11 @@
 //! Decisions about requests: pure cores, which know neither a runtime nor a clock. The time and the random numbers are
 //! passed in, so that every rule is a plain test.
 
+pub mod automatic;
 pub mod breaker;
 pub mod ejection;
 mod pause;
+pub mod rate;
 mod stamp;
 mod verdict;
 mod window;

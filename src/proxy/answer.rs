@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::{attempt::Answer, exchange::Exchange, passthrough::Established};
 use crate::{
-    config::policy::Respond,
+    config::policy::{Action, Respond},
     error::{ProxyError, Reason},
     http::{
         body::{BodyError, UploadFault},
@@ -24,6 +24,7 @@ use crate::{
     },
     listener::{Connection, Signal},
     route::rewrite,
+    snapshot::Switch,
     telemetry::Ended,
     upstream::Lease,
     worker::Deadline,
@@ -47,6 +48,7 @@ pub(super) fn forward(mut exchange: Box<Exchange>, answer: Answer) -> Response<R
             hygiene::for_http2(&mut head.headers);
         }
     }
+    exchange.write_notices(&mut head.headers);
     if exchange.version() == Version::HTTP_2 {
         http2::keep_from_tables(has, &mut head.headers);
     }
@@ -85,7 +87,8 @@ pub(super) fn established(mut exchange: Box<Exchange>, tunnel: Established) -> R
 /// An answer that Weir makes.
 pub(super) fn made(mut exchange: Box<Exchange>, error: &ProxyError) -> Response<ResponseBody> {
     let made = respond::respond(error, exchange.asked(error.reason));
-    let (head, body) = made.into_parts();
+    let (mut head, body) = made.into_parts();
+    exchange.write_notices(&mut head.headers);
     exchange.makes(error, head.status);
     exchange.head_goes_out();
     // Where a request that made no sense ends, nobody knows.
@@ -102,11 +105,21 @@ pub(super) fn instead(
     respond: &Respond,
 ) -> Response<ResponseBody> {
     let asked = exchange.asked(error.reason);
-    let (head, body) = respond::instead(error, respond, asked).into_parts();
+    let (mut head, body) = respond::instead(error, respond, asked).into_parts();
+    exchange.write_notices(&mut head.headers);
     exchange.makes(error, head.status);
     exchange.head_goes_out();
     let last = exchange.connection_is_leaving();
     own(exchange, head, body, last)
+}
+
+/// The answer that a switch has.
+pub(super) fn by_switch(exchange: Box<Exchange>, switch: &Switch) -> Response<ResponseBody> {
+    let error = ProxyError::new(Reason::Switch).by(switch.name());
+    match &switch.config.action {
+        Action::Respond(respond) => instead(exchange, &error, respond),
+        _ => made(exchange, &error),
+    }
 }
 
 /// The answer to a request that went as far as its client wished.

@@ -15,6 +15,7 @@ use hyper::{
 use smallvec::SmallVec;
 
 use super::{
+    gate::Notices,
     judge::{Held, Stake},
     limits::TimeLimits,
 };
@@ -84,6 +85,12 @@ pub(crate) struct Exchange {
     pub(super) refused_on_purpose: bool,
     /// It goes to an upstream that another one falls back to.
     pub(super) fell_back: bool,
+    /// A switch has written into its fields.
+    pub(super) annotated: bool,
+    /// Time that policy let it wait.
+    pub(super) waited: Duration,
+    /// What its answer says of the policy that it met.
+    pub(super) notices: Option<Box<Notices>>,
     /// Something of it may have reached an endpoint.
     sent: bool,
 }
@@ -161,6 +168,9 @@ impl Exchange {
             overhead: None,
             refused_on_purpose: false,
             fell_back: false,
+            annotated: false,
+            waited: Duration::ZERO,
+            notices: None,
             sent: false,
             parts,
             connection,
@@ -249,6 +259,11 @@ impl Exchange {
     /// It passes through although no route matched it.
     pub(super) fn passes(&mut self, by: &Arc<Passthrough>) {
         self.passes = Some(by.clone());
+    }
+
+    /// The name of that route; `None` where it passes through.
+    pub(super) fn route_name(&self) -> Option<&Name> {
+        self.view.snapshot().routes.get(self.route?).map(|route| &route.config.name)
     }
 
     fn route_metrics(&self) -> Option<&Arc<RouteMetrics>> {
@@ -448,7 +463,7 @@ impl Exchange {
     /// Time that was Weir's own: up to the answer's headers, without the attempts.
     pub(super) fn own_share(&self, until_headers: Duration) -> Duration {
         let waited: Duration = self.attempts.iter().map(|attempt| attempt.took).sum();
-        until_headers.saturating_sub(waited)
+        until_headers.saturating_sub(waited + self.waited)
     }
 
     /// The answer's head is on its way.

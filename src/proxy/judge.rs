@@ -274,6 +274,9 @@ fn count(
 ) {
     let (breaker, own) = breaker_of(route, upstream);
     let is_protected = stake.permit.is_some();
+    if let Some(watched) = &upstream.watched {
+        watched.record(verdict, took);
+    }
     if let Some(transition) = stake.permit.and_then(|permit| breaker.end(permit, verdict, took, now, rng)) {
         upstream.breaker_changed(own, transition);
     }

@@ -89,6 +89,11 @@ impl TimeLimits {
         }
     }
 
+    /// When the first of them ends.
+    pub(super) fn due(self, flow: &Flow) -> Option<Instant> {
+        self.next(flow).map(|(at, _)| at)
+    }
+
     /// Whether the client set a deadline that comes before the route's.
     pub(super) fn client_is_first(self) -> bool {
         self.client_by.is_some_and(|client| self.headers_by.is_none_or(|route| client <= route))

@@ -9,6 +9,7 @@ mod answer;
 mod attempt;
 mod exchange;
 mod fallback;
+mod gate;
 mod judge;
 mod limits;
 mod outgoing;
@@ -20,6 +21,7 @@ mod tunnel;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
+    sync::Arc,
     task::Poll,
 };
 
@@ -33,6 +35,7 @@ pub(crate) use passthrough::Passthrough;
 use crate::{
     error::{ProxyError, Reason},
     http::framing::{self, Forwards},
+    snapshot::Switch,
 };
 
 /// Answers one request. Never fails, and never takes more than this request with it.
@@ -50,6 +53,7 @@ pub(crate) async fn handle(mut exchange: Box<Exchange>) -> Response<ResponseBody
             Some(instead) => answer::instead(exchange, &error, &instead),
             None => answer::made(exchange, &error),
         },
+        Ok(Err(Instead::Switch(switch))) => answer::by_switch(exchange, &switch),
         Err(panic) => {
             exchange.panicked(&panic);
             answer::made(exchange, &ProxyError::new(Reason::Internal))
@@ -63,6 +67,8 @@ enum Instead {
     Fail(ProxyError),
     /// It asked for a tunnel, and the tunnel is there.
     Tunnel(Box<passthrough::Established>),
+    /// A switch has an answer for it.
+    Switch(Arc<Switch>),
     /// It goes no further than here, as its client wished (`Max-Forwards`).
     AnswerHere,
 }
@@ -88,6 +94,7 @@ async fn dispatch(exchange: &mut Exchange) -> Result<attempt::Answer, Instead> {
         Err(unmatched) => passthrough::resolve(exchange, unmatched)?,
         Ok(found) => found,
     };
+    let upstream = gate::pass(exchange, upstream).await?;
     let mut outgoing = outgoing::prepare(exchange, wish)?;
     let (limits, flow) = (exchange.limits, exchange.flow().clone());
     let deadlines = exchange.connection().worker.deadlines.clone();

@@ -73,7 +73,7 @@ pub(super) fn prepare(exchange: &mut Exchange, upgrade: Option<Wish>) -> Result<
         headers.remove(header::EXPECT);
     }
     hygiene::remove_hop_by_hop_of(had, headers);
-    let edited = upgrade.is_some() || !config.request_headers.is_empty();
+    let edited = upgrade.is_some() || exchange.annotated || !config.request_headers.is_empty();
     let via = exchange.connection.listener.via.hop(parts.version).clone();
     let via = if edited || had.any(census::VIA) {
         // It comes after the hops before it, and before what a route makes of it.
@@ -109,7 +109,8 @@ pub(super) fn prepare(exchange: &mut Exchange, upgrade: Option<Wish>) -> Result<
         says_host: had.any(census::HOST)
             && parts.uri.authority().is_none()
             && route.rewriter.host().is_none()
-            && config.request_headers.is_empty(),
+            && config.request_headers.is_empty()
+            && !exchange.annotated,
         body,
         expects,
         plain: !edited && !had.any(census::TE) && !had.repeats(census::COOKIE),

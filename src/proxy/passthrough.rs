@@ -18,7 +18,7 @@ use std::{
 use ::http::{HeaderMap, StatusCode, Version, uri::Scheme};
 use hyper::upgrade::OnUpgrade;
 
-use super::{attempt, exchange::Exchange, limits::TimeLimits, tunnel};
+use super::{Instead, attempt, exchange::Exchange, gate, limits::TimeLimits, tunnel};
 use crate::{
     config::{
         Name,
@@ -235,29 +235,30 @@ impl Established {
 }
 
 /// Opens the tunnel that `CONNECT` asks for (RFC 9110 §9.3.6). Nothing of the request goes through it.
-pub(super) async fn connect(exchange: &mut Exchange) -> Result<Box<Established>, ProxyError> {
+pub(super) async fn connect(exchange: &mut Exchange) -> Result<Box<Established>, Instead> {
     let passthrough = exchange.connection().listener.passthrough.get().cloned();
     let client = exchange.parts.extensions.remove::<OnUpgrade>();
     let (Some(passthrough), Some(client), Some(host)) = (passthrough, client, exchange.host.clone()) else {
-        return Err(ProxyError::new(Reason::NoRoute).because("CONNECT"));
+        return Err(ProxyError::new(Reason::NoRoute).because("CONNECT").into());
     };
     exchange.passes(&passthrough);
     if exchange.had.any(census::CONTENT_LENGTH | census::TRANSFER_ENCODING)
         && exchange.version() != Version::HTTP_2
     {
         // Is it a body, or the tunnel's first bytes? Two readings are one too many.
-        return Err(ProxyError::new(Reason::Malformed).because("CONNECT with a body"));
+        return Err(ProxyError::new(Reason::Malformed).because("CONNECT with a body").into());
     }
     if is_named(exchange, &host) {
-        return Err(ProxyError::new(Reason::Forbidden).because("a route names this host"));
+        return Err(ProxyError::new(Reason::Forbidden).because("a route names this host").into());
     }
     let address = address(&host, host.port.unwrap_or(0))?;
     let place = passthrough.begin_tunnel()?;
     let upstream = passthrough.destination(exchange, address);
     exchange.know_upstream(&upstream);
+    let upstream = gate::pass(exchange, upstream).await?;
     exchange.limits = TimeLimits::begin(exchange, &passthrough.route.config);
     let Some(candidate) = upstream.candidates.first() else {
-        return Err(ProxyError::new(Reason::Internal).because("a destination without endpoint"));
+        return Err(ProxyError::new(Reason::Internal).because("a destination without endpoint").into());
     };
     let endpoint = &candidate.endpoint;
     let begun = Instant::now();
@@ -268,9 +269,9 @@ pub(super) async fn connect(exchange: &mut Exchange) -> Result<Box<Established>,
     let socket = match limits.bound(&deadlines, &flow, connecting).await {
         Ok(Ok(socket)) => socket,
         Ok(Err(error)) => {
-            return Err(attempt::not_connected(exchange, &upstream, &CheckoutError::Connect(error)));
+            return Err(attempt::not_connected(exchange, &upstream, &CheckoutError::Connect(error)).into());
         }
-        Err(reason) => return Err(exchange.timed_out(reason, &upstream)),
+        Err(reason) => return Err(exchange.timed_out(reason, &upstream).into()),
     };
     exchange.answered(StatusCode::OK, Census::default(), &HeaderMap::new());
     Ok(Box::new(Established { client, socket, held: (place, endpoint.begin()) }))

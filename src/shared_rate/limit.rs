@@ -184,6 +184,11 @@ impl SharedLimit {
         }
     }
 
+    /// Whether Redis is away, and the even share holds.
+    pub fn is_away(&self) -> bool {
+        self.gate.away.load(Relaxed)
+    }
+
     /// Its name.
     pub fn name(&self) -> &Name {
         &self.name

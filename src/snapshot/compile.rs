@@ -1,24 +1,29 @@
 //! From validated policy to a snapshot.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use foldhash::fast::RandomState;
 
-use super::{Candidate, Fallback, Registry, Route, RouteBreaker, Snapshot, Target, Upstream};
+use super::{
+    Candidate, Fallback, Gates, Plan, Registry, Route, RouteBreaker, Snapshot, Target, Upstream,
+    modes::Modes, rules,
+};
 use crate::{
     balance::{Ring, Terms, Zone},
     config::{
         Name, Policy,
-        bootstrap::Direction,
         policy::{self, BalancerPolicy, BreakerMode},
     },
     listener::Listener,
+    policy::{Stamp, automatic},
     route::{Key, Rewriter, RouteTable, split::Split},
     telemetry::{Metrics, Share},
     tls::TlsError,
+    upstream::Watched,
 };
 
 /// Why a policy could not become a snapshot although it is valid: something outside of it is not as it says.
@@ -48,21 +53,28 @@ pub(super) fn compile(
     registry: &mut Registry,
     metrics: &Metrics,
 ) -> Result<Snapshot, CompileError> {
+    let now = now();
     let index: HashMap<&Name, usize, RandomState> =
         policy.upstreams.keys().enumerate().map(|(i, name)| (name, i)).collect();
     let modes = Modes::of(policy, listeners);
+    let watched = automatic::watched(policy);
     let mut upstreams = Vec::with_capacity(policy.upstreams.len());
     let mut known = Known::new(&before.upstreams, |upstream| upstream.name());
     for config in policy.upstreams.values() {
         let mode = modes.of_upstream(config);
         let fallback = config.fallback.as_ref().map(|fallback| fallback_of(fallback, &index));
-        upstreams.push(match known.find(&config.name) {
+        let known = known.find(&config.name);
+        let watched = watch(watched.get(&config.name), known);
+        upstreams.push(match known {
             Some(known)
-                if same(&known.config, config) && known.mode == mode && known.fallback == fallback =>
+                if same(&known.config, config)
+                    && known.mode == mode
+                    && known.fallback == fallback
+                    && known.watched.as_ref().map(Arc::as_ptr) == watched.as_ref().map(Arc::as_ptr) =>
             {
                 known.clone()
             }
-            _ => Arc::new(upstream(config, mode, fallback, registry, metrics)?),
+            _ => Arc::new(Upstream { watched, ..upstream(config, mode, fallback, registry, metrics)? }),
         });
     }
     let mut known = Known::new(&before.routes, |route| &route.config.name);
@@ -82,11 +94,56 @@ pub(super) fn compile(
         })
         .collect();
     let tables = tables(policy, &routes, before, listeners);
+    let mut known = Known::new(&before.switches, |switch| switch.name());
+    let switches: Vec<_> = policy
+        .switches
+        .values()
+        .map(|config| {
+            let upstream =
+                rules::reroutes_to(config).map(|name| index.get(name).copied().unwrap_or(usize::MAX));
+            rules::switch(config, known.find(&config.name), upstream, metrics)
+        })
+        .collect();
+    let mut known = Known::new(&before.limits, |limit| limit.name());
+    let limits: Vec<_> = policy
+        .limits
+        .values()
+        .map(|config| rules::limit(config, known.find(&config.name), now, registry, metrics))
+        .collect();
+    let gates =
+        if policy.bypass { Gates::default() } else { Gates::compile(&switches, &limits, &routes, listeners) };
+    let plans = plans(policy, before, metrics);
     let mut endpoints = HashMap::default();
     for (i, upstream) in upstreams.iter().enumerate() {
         endpoints.extend(upstream.candidates.iter().map(|candidate| (candidate.endpoint.id(), i)));
     }
-    Ok(Snapshot { generation, tables, routes, upstreams, bypass: policy.bypass, endpoints })
+    let bypass = policy.bypass;
+    Ok(Snapshot { generation, tables, routes, upstreams, switches, limits, plans, gates, bypass, endpoints })
+}
+
+/// This moment by both clocks.
+fn now() -> (Stamp, Duration) {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (Stamp::of(Instant::now()), unix)
+}
+
+fn plans(policy: &Policy, before: &Snapshot, metrics: &Metrics) -> Vec<Arc<Plan>> {
+    let mut known = Known::new(&before.plans, |plan| &plan.config.name);
+    let plan = |config: &Arc<policy::Plan>| match known.find(&config.name) {
+        Some(known) if same(&known.config, config) => known.clone(),
+        _ => Arc::new(Plan { config: config.clone(), metrics: metrics.plan(&config.name) }),
+    };
+    policy.plans.values().map(plan).collect()
+}
+
+/// What counts the results of an upstream for these thresholds: what did so before, where that may go on.
+fn watch(thresholds: Option<&Vec<Duration>>, known: Option<&Arc<Upstream>>) -> Option<Arc<Watched>> {
+    let thresholds = thresholds?;
+    let known = known.and_then(|known| known.watched.as_ref());
+    match known {
+        Some(known) if known.is_for(thresholds) => Some(known.clone()),
+        _ => Some(Arc::new(Watched::new(thresholds, known.map(|known| &**known)))),
+    }
 }
 
 /// What two documents say is the same, and nearly always they are one.
@@ -131,59 +188,6 @@ fn tables(
     let configs: Vec<_> = policy.routes.values().cloned().collect();
     let compiled = |listener: &Arc<Listener>| Arc::new(RouteTable::compile(&configs, &listener.config.name));
     listeners.iter().map(compiled).collect()
-}
-
-/// Which mode a breaker has that names none.
-struct Modes<'a> {
-    /// The upstreams that something else than inbound listeners uses.
-    outbound: HashSet<&'a Name, RandomState>,
-    /// Those that anything uses.
-    used: HashSet<&'a Name, RandomState>,
-}
-
-impl<'a> Modes<'a> {
-    fn of(policy: &'a Policy, listeners: &[Arc<Listener>]) -> Self {
-        let mut modes = Self { outbound: HashSet::default(), used: HashSet::default() };
-        for route in policy.routes.values() {
-            let wanted = route.matches.listener.as_ref();
-            let outbound = listeners.iter().any(|listener| {
-                listener.config.direction == Direction::Outbound
-                    && wanted.is_none_or(|wanted| *wanted == listener.config.name)
-            });
-            let own = match &route.target {
-                policy::Target::Upstream(name) => std::slice::from_ref(name).iter().collect::<Vec<_>>(),
-                policy::Target::Split { parts, .. } => parts.iter().map(|(name, _)| name).collect(),
-            };
-            let fallback = match &route.fallback {
-                Some(policy::Fallback::Upstream(name)) => Some(name),
-                _ => None,
-            };
-            for name in own.into_iter().chain(fallback) {
-                modes.uses(policy, name, outbound);
-            }
-        }
-        modes
-    }
-
-    /// An upstream is used, and so are those that it falls back to.
-    fn uses(&mut self, policy: &'a Policy, name: &'a Name, outbound: bool) {
-        let mut next = Some(name);
-        while let Some(name) = next {
-            let news = self.used.insert(name) | (outbound && self.outbound.insert(name));
-            let upstream = policy.upstreams.get(name).filter(|_| news);
-            next = match upstream.and_then(|upstream| upstream.fallback.as_ref()) {
-                Some(policy::Fallback::Upstream(name)) => Some(name),
-                _ => None,
-            };
-        }
-    }
-
-    /// One bad path must not close the pod: what only inbound listeners use is observed.
-    fn of_upstream(&self, config: &policy::Upstream) -> BreakerMode {
-        let inbound = self.used.contains(&config.name) && !self.outbound.contains(&config.name);
-        let default = if inbound { BreakerMode::Observe } else { BreakerMode::Auto };
-        config.breaker.mode.unwrap_or(default)
-    }
 }
 
 fn fallback_of(fallback: &policy::Fallback, upstreams: &HashMap<&Name, usize, RandomState>) -> Fallback {
@@ -235,6 +239,7 @@ fn upstream(
         key: Key::compile(&config.balancer.key),
         ring,
         fallback,
+        watched: None,
         metrics,
     })
 }

@@ -7,8 +7,10 @@ mod changes;
 mod compile;
 mod join;
 mod local;
+mod modes;
 mod publisher;
 mod registry;
+mod rules;
 mod settle;
 #[cfg(test)]
 mod tests;
@@ -19,6 +21,7 @@ pub use compile::CompileError;
 pub(crate) use local::{EndpointStake, LocalUpstream, Picked, View};
 pub use publisher::{Outcome, Publisher, first};
 pub use registry::Registry;
+pub use rules::{Gate, Gates, Limit, Switch};
 
 use crate::{
     balance::{Ring, Terms, Zone},
@@ -28,8 +31,10 @@ use crate::{
     },
     policy::{Stamp, breaker::Breaker, ejection::Among},
     route::{Key, Rewriter, RouteTable, split::Split},
-    telemetry::{BreakerMetrics, PoolState, RouteMetrics, Share, UpstreamMetrics, labels::PerLabel},
-    upstream::{Connector, Endpoint, Vitals},
+    telemetry::{
+        BreakerMetrics, PlanMetrics, PoolState, RouteMetrics, Share, UpstreamMetrics, labels::PerLabel,
+    },
+    upstream::{Connector, Endpoint, Vitals, Watched},
 };
 
 /// The policy as it is now.
@@ -43,7 +48,15 @@ pub struct Snapshot {
     pub routes: Vec<Arc<Route>>,
     /// The upstreams, in order of name.
     pub upstreams: Vec<Arc<Upstream>>,
-    /// Every protection is off: no breaker, no ejection, no fallback.
+    /// The switches, in order of name, also those that are off.
+    pub switches: Vec<Arc<Switch>>,
+    /// The limits, in order of name, also those that are off.
+    pub limits: Vec<Arc<Limit>>,
+    /// The plans, in order of name.
+    pub plans: Vec<Arc<Plan>>,
+    /// Which switches and limits a request meets; none with `bypass`.
+    pub gates: Gates,
+    /// Every protection is off: no switch, no limit, no breaker, no ejection, no fallback.
     pub bypass: bool,
     /// Which endpoint (by id) belongs to which upstream (by index).
     endpoints: HashMap<u64, usize, foldhash::fast::RandomState>,
@@ -58,6 +71,15 @@ impl Snapshot {
         let upstream = self.upstreams.get(*self.endpoints.get(&endpoint)?)?;
         Some(&upstream.config.pool)
     }
+}
+
+/// A plan. What it changes is in the resources already; it is here for its metrics.
+#[derive(Debug)]
+pub struct Plan {
+    /// As configured.
+    pub config: Arc<config::policy::Plan>,
+    /// Its metrics.
+    pub metrics: Arc<PlanMetrics>,
 }
 
 /// A route, compiled.
@@ -138,6 +160,8 @@ pub struct Upstream {
     pub ring: Option<Arc<Ring>>,
     /// What its callers get when it cannot answer.
     pub fallback: Option<Fallback>,
+    /// Counts what automatic switches look at; `None` = none does.
+    pub watched: Option<Arc<Watched>>,
     /// Its metrics.
     pub metrics: Arc<UpstreamMetrics>,
     /// Connections to its endpoints by state; set by the control side.
@@ -177,6 +201,7 @@ impl Upstream {
             key: Key::compile(&[]),
             ring: None,
             fallback: None,
+            watched: None,
             metrics: metrics.clone(),
             pool: metrics.pool.map(|gauge| Share::new(gauge.clone())),
         }

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -9,12 +10,12 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    CompileError, Registry, Snapshot, compile,
+    CompileError, Limit, Registry, Snapshot, compile,
     join::{Discovered, join},
     settle,
 };
 use crate::{
-    config::Policy,
+    config::{Policy, policy::LimitScope},
     discovery::Target,
     listener::Listener,
     policy::Stamp,
@@ -129,6 +130,28 @@ impl Publisher {
             }
         }
         generation.map(|generation| Outcome::Applied { generation })
+    }
+
+    /// Divides what is shared by the service among so many live instances. It is no change of policy, and is not counted as
+    /// one.
+    pub fn instances(&self, instances: NonZeroU32) -> Result<Outcome, CompileError> {
+        let mut state = self.lock();
+        if !state.registry.know_instances(instances) {
+            return Ok(Outcome::Unchanged);
+        }
+        let shared = |limit: &Arc<Limit>| limit.config.scope == LimitScope::Service;
+        if !self.shared.snapshot.load().limits.iter().any(shared) {
+            return Ok(Outcome::Unchanged);
+        }
+        let policy = state.policy.clone();
+        let generation = self.put_in_force(&mut state, &policy)?;
+        Ok(Outcome::Applied { generation })
+    }
+
+    /// Among how many live instances what is shared by the service is divided; `None` = nobody has said, and this one has
+    /// all of it.
+    pub fn instances_known(&self) -> Option<u64> {
+        self.lock().registry.instances_known()
     }
 
     /// Forgets the addresses of all targets that are not wanted any more. For those that no policy names.

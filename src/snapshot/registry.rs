@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    num::NonZeroU32,
     sync::{Arc, Weak},
     time::Instant,
 };
@@ -9,9 +10,12 @@ use std::{
 use crate::{
     config::{
         Name,
-        policy::{self, BreakerMode, ClientTls, EndpointAddress, Upstream, UpstreamProtocol},
+        policy::{
+            self, BreakerMode, ClientTls, EndpointAddress, LimitScope, LimitShare, Upstream, UpstreamProtocol,
+        },
     },
-    policy::{Stamp, breaker::Breaker},
+    policy::{Stamp, breaker::Breaker, rate::Secret},
+    shared_rate::{self, SharedLimit},
     tls::TlsError,
     upstream::{Connector, Endpoint, Vitals},
 };
@@ -53,6 +57,12 @@ impl Transport {
 pub struct Registry {
     /// The zone that this instance is in.
     zone: Option<Name>,
+    /// How many live instances the service has; `None` = not known.
+    instances: Option<NonZeroU32>,
+    /// What keys of limits are hashed with.
+    secret: Secret,
+    /// Where limits are counted for all instances together.
+    redis: Option<Arc<shared_rate::Client>>,
     vitals: HashMap<Name, Weak<Vitals>>,
     /// Breakers of routes, by route and upstream.
     breakers: HashMap<(Name, Name), Weak<Breaker>>,
@@ -61,14 +71,41 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// One in which nothing is, of an instance in this zone.
-    pub fn new(zone: Option<Name>) -> Self {
-        Self { zone, ..Self::default() }
+    /// One in which nothing is, of an instance in this zone, with the Redis that its limits may be counted in.
+    pub fn new(zone: Option<Name>, redis: Option<Arc<shared_rate::Client>>) -> Self {
+        Self { zone, redis, ..Self::default() }
     }
 
     /// The zone that this instance is in.
     pub fn zone(&self) -> Option<&Name> {
         self.zone.as_ref()
+    }
+
+    /// How many live instances the service has, as far as is known; at least this one.
+    pub fn instances(&self) -> NonZeroU32 {
+        self.instances.unwrap_or(NonZeroU32::MIN)
+    }
+
+    /// That number; `None` = it is not known.
+    pub fn instances_known(&self) -> Option<u64> {
+        self.instances.map(|instances| u64::from(instances.get()))
+    }
+
+    /// Notes how many live instances the service has; whether that is news.
+    pub fn know_instances(&mut self, instances: NonZeroU32) -> bool {
+        self.instances.replace(instances).unwrap_or(NonZeroU32::MIN) != instances
+    }
+
+    /// What counts a limit for all instances together, where it is to be counted so.
+    pub fn shared(&self, limit: &policy::Limit) -> Option<Arc<SharedLimit>> {
+        let counted = limit.share == LimitShare::Redis && limit.scope == LimitScope::Service;
+        let redis = self.redis.as_ref().filter(|_| counted)?;
+        Some(redis.limit(&limit.name, shared_rate::Settings::of(limit, self.instances())))
+    }
+
+    /// What keys of limits are hashed with.
+    pub fn secret(&self) -> &Secret {
+        &self.secret
     }
 
     /// What outlives snapshots of `upstream`: what is known, or new. What is known is not changed.

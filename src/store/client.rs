@@ -52,6 +52,11 @@ impl Client {
         Ok(Self { config, members, current: 0, connection: None, timeout })
     }
 
+    /// From now on each step takes `timeout` at most.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
     /// All that begins with `prefix`, at one revision: `at`, or the present one where `at` is 0. At most `max` items;
     /// [`Range::more`] says that there are others.
     pub async fn range(&mut self, prefix: &str, at: i64, max: usize) -> Result<Range, ClientError> {

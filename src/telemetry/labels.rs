@@ -179,6 +179,42 @@ impl From<ejection::Cause> for EjectionCause {
 }
 
 label! {
+    /// What a limit decided.
+    LimitDecision {
+        /// The request may go on.
+        Granted = "granted",
+        /// It may not.
+        Refused = "refused",
+        /// It might not, if the limit did not only observe.
+        WouldRefuse = "would_refuse",
+    }
+}
+
+label! {
+    /// For what a limit made a request wait.
+    WaitCause {
+        /// For its turn.
+        Turn = "turn",
+        /// For tokens from Redis.
+        Redis = "redis",
+    }
+}
+
+label! {
+    /// In which state a switch acted.
+    SwitchMode {
+        /// On, for all requests that match.
+        On = "on",
+        /// On, for a share of them.
+        Share = "share",
+        /// On by itself.
+        Auto = "auto",
+        /// It would have acted.
+        Observe = "observe",
+    }
+}
+
+label! {
     /// The state of a pooled connection.
     PoolState {
         /// Open and unused.
@@ -448,6 +484,9 @@ mod tests {
         check::<HealthResult>();
         check::<EndpointState>();
         check::<PoolState>();
+        check::<LimitDecision>();
+        check::<SwitchMode>();
+        check::<WaitCause>();
         check::<ConnectionRefusal>();
         check::<ConnectionEnd>();
         check::<UpdateResult>();

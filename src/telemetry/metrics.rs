@@ -16,7 +16,10 @@ use super::{
     names,
     process::ProcessGauges,
     registry::Registry,
-    resources::{BreakerMetrics, ListenerMetrics, OTHER, Release, RouteMetrics, UpstreamMetrics},
+    resources::{
+        BreakerMetrics, LimitMetrics, ListenerMetrics, OTHER, PlanMetrics, Release, RouteMetrics,
+        SwitchMetrics, UpstreamMetrics,
+    },
 };
 use crate::{
     config::Name,
@@ -103,6 +106,9 @@ struct Resources {
     upstreams: BTreeMap<Name, Kept<UpstreamMetrics>>,
     /// Breakers of routes, by upstream and route.
     breakers: BTreeMap<(Name, Name), Kept<BreakerMetrics>>,
+    limits: BTreeMap<Name, Kept<LimitMetrics>>,
+    switches: BTreeMap<Name, Kept<SwitchMetrics>>,
+    plans: BTreeMap<Name, Kept<PlanMetrics>>,
 }
 
 #[derive(Default)]
@@ -203,6 +209,36 @@ impl Metrics {
         resources.breakers.entry(key).or_insert_with(|| Kept::new(new())).touch()
     }
 
+    /// The handles of a limit; `_other`'s when the limit of series is reached.
+    pub fn limit(&self, limit: &Name) -> Arc<LimitMetrics> {
+        let mut resources = self.resources();
+        let new = || {
+            let label = self.label_or_other(limit, LimitMetrics::lines());
+            Arc::new(LimitMetrics::new(&self.registry, label))
+        };
+        resources.limits.entry(limit.clone()).or_insert_with(|| Kept::new(new())).touch()
+    }
+
+    /// The handles of a switch; `_other`'s when the limit of series is reached.
+    pub fn switch(&self, switch: &Name) -> Arc<SwitchMetrics> {
+        let mut resources = self.resources();
+        let new = || {
+            let label = self.label_or_other(switch, SwitchMetrics::lines());
+            Arc::new(SwitchMetrics::new(&self.registry, label))
+        };
+        resources.switches.entry(switch.clone()).or_insert_with(|| Kept::new(new())).touch()
+    }
+
+    /// The handles of a plan; `_other`'s when the limit of series is reached.
+    pub fn plan(&self, plan: &Name) -> Arc<PlanMetrics> {
+        let mut resources = self.resources();
+        let new = || {
+            let label = self.label_or_other(plan, PlanMetrics::lines());
+            Arc::new(PlanMetrics::new(&self.registry, label))
+        };
+        resources.plans.entry(plan.clone()).or_insert_with(|| Kept::new(new())).touch()
+    }
+
     /// The counters of certificate reloads of a listener with TLS.
     pub fn tls_reloads(&self, listener: &Name) -> PerLabel<ReloadResult, Counter> {
         PerLabel::new(|result| self.registry.resolve(&names::TLS_RELOADS, &[listener.as_str(), result]))
@@ -234,12 +270,16 @@ impl Metrics {
     pub fn upkeep(&self, now: Instant) {
         lock(&self.watched).measure(now);
         let mut resources = self.resources();
-        let Resources { listeners, routes, other_routes, upstreams, breakers } = &mut *resources;
+        let Resources { listeners, routes, other_routes, upstreams, breakers, limits, switches, plans } =
+            &mut *resources;
         listeners.retain(|_, kept| kept.stays(now));
         routes.retain(|_, kept| kept.stays(now));
         other_routes.retain(|_, kept| kept.stays(now));
         upstreams.retain(|_, kept| kept.stays(now));
         breakers.retain(|_, kept| kept.stays(now));
+        limits.retain(|_, kept| kept.stays(now));
+        switches.retain(|_, kept| kept.stays(now));
+        plans.retain(|_, kept| kept.stays(now));
         drop(resources);
         self.registry.prune();
     }

@@ -19,13 +19,15 @@ pub mod writer;
 pub use access::{AccessLog, AccessRecord, AttemptRecord, Ended};
 pub use cells::{Counter, Gauge, Held, Histogram, Share, UpDown, set_worker};
 pub use labels::{
-    BreakerState, ConnectionEnd, ConnectionRefusal, DropCause, EndpointState, Outcome, PolicyKind,
-    PolicySource, PoolState, ReloadResult, RetryOutcome, UpdateResult,
+    BreakerState, ConnectionEnd, ConnectionRefusal, DropCause, EndpointState, LimitDecision, Outcome,
+    PolicyKind, PolicySource, PoolState, ReloadResult, RetryOutcome, SwitchMode, UpdateResult, WaitCause,
 };
 pub use log::LogHandle;
 pub use metrics::Metrics;
 pub use requests::RecentRequests;
-pub use resources::{BreakerMetrics, ListenerMetrics, RouteMetrics, UpstreamMetrics};
+pub use resources::{
+    BreakerMetrics, LimitMetrics, ListenerMetrics, PlanMetrics, RouteMetrics, SwitchMetrics, UpstreamMetrics,
+};
 pub use writer::FlushOnDrop;
 
 use std::sync::Arc;

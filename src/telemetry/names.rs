@@ -142,6 +142,16 @@ table! {
     ENDPOINTS: Gauge UpDown "weir_endpoints" ["upstream", "state"] "endpoints", "Endpoints by state: healthy, unknown, unhealthy, ejected.";
     HEALTH_CHECKS: Counter Counter "weir_health_checks_total" ["upstream", "result"] "checks", "Active health checks by how they ended: success, failure (another answer than expected, or broken off), `connect_error` (TLS included), timeout.";
     POOL_CONNECTIONS: Gauge UpDown "weir_pool_connections" ["upstream", "state"] "connections", "Connections to endpoints: idle, active, connecting; brought up to date every second.";
+    LIMIT_DECISIONS: Counter Counter "weir_limit_decisions_total" ["limit", "decision"] "requests", "Requests that a limit decided on: granted, refused, `would_refuse` (it only observes). What another limit refused is not counted as granted.";
+    LIMIT_RATE: Gauge Gauge "weir_limit_effective_rate" ["limit"] "", "Requests (or cost) a second that the limit grants at this instance: the rate, divided by the live instances where its scope is the service and they share evenly; 0 while it is off. With `share: redis` the whole rate, or this instance's even part while Redis is away.";
+    LIMIT_KEYS: Gauge Gauge "weir_limit_keys" ["limit"] "keys", "Keys that a keyed limit remembers; brought up to date every second.";
+    LIMIT_EVICTIONS: Counter Gauge "weir_limit_evictions_total" ["limit"] "keys", "Keys that a keyed limit forgot before their bucket was full again: `max_keys` is too small, or somebody sends a flood of keys.";
+    LIMIT_FALLBACK: Gauge Gauge "weir_limit_fallback" ["limit"] "", "1 while a limit with `share: redis` goes by its even share because Redis is away.";
+    LIMIT_FALLBACKS: Counter Counter "weir_limit_fallbacks_total" ["limit"] "requests", "Requests that a limit with `share: redis` decided on by its even share.";
+    LIMIT_WAITS: Counter Counter "weir_limit_waits_total" ["limit", "cause"] "requests", "Requests that a limit made wait: turn (`leaky_bucket` paces them), redis (its lease of tokens was empty).";
+    SWITCH_STATE: Gauge Gauge "weir_switch_state" ["switch"] "", "Share of the requests that match the switch and that it acts on, 0 to 1; brought up to date every second.";
+    SWITCH_HITS: Counter Counter "weir_switch_hits_total" ["switch", "mode"] "requests", "Requests that a switch acted on: on (all that match), share (a percentage), auto (it is on by itself), observe (it would have acted).";
+    PLAN_STATE: Gauge Gauge "weir_plan_state" ["plan"] "", "1 while the plan is on.";
     POLICY_UPDATES: Counter Counter "weir_policy_updates_total" ["result"] "updates", "Attempts to take a new policy: applied, unchanged, refused.";
     POLICY_APPLY: Histogram Histogram "weir_policy_apply_seconds" [] "seconds", "Time from a changed policy to the snapshot that requests read.", DURATION_BUCKETS;
     POLICY_SOURCE: Gauge Gauge "weir_policy_source" ["source"] "", "1 for where the policy in force came from: store, cache, baseline.";

@@ -12,7 +12,8 @@ use super::{
     cells::{Counter, Gauge, Histogram, Share, UpDown},
     labels::{
         BreakerChange, BreakerState, ConnectionEnd, ConnectionRefusal, EjectionCause, EndpointState,
-        HealthResult, Label, Outcome, PerLabel, PoolState, RetryOutcome, StatusTable,
+        HealthResult, Label, LimitDecision, Outcome, PerLabel, PoolState, RetryOutcome, StatusTable,
+        SwitchMode, WaitCause,
     },
     names,
     registry::Registry,
@@ -237,6 +238,82 @@ impl UpstreamMetrics {
     }
 }
 
+/// The handles of a limit.
+#[derive(Debug)]
+pub struct LimitMetrics {
+    /// Requests by what was decided.
+    pub decisions: PerLabel<LimitDecision, Counter>,
+    /// Requests that had to wait, by what for.
+    pub waits: PerLabel<WaitCause, Counter>,
+    /// Requests decided on by the even share because Redis was away.
+    pub fallbacks: Counter,
+    /// Whether that is so now.
+    pub fallback: Gauge,
+    /// What it grants a second.
+    pub rate: Gauge,
+    /// Keys that it remembers.
+    pub keys: Gauge,
+    /// Keys that it forgot too early.
+    pub evictions: Gauge,
+}
+
+impl LimitMetrics {
+    pub(super) fn new(registry: &Registry, name: &str) -> Self {
+        Self {
+            decisions: PerLabel::new(|decision| registry.resolve(&names::LIMIT_DECISIONS, &[name, decision])),
+            waits: PerLabel::new(|cause| registry.resolve(&names::LIMIT_WAITS, &[name, cause])),
+            fallbacks: registry.resolve(&names::LIMIT_FALLBACKS, &[name]),
+            fallback: registry.resolve(&names::LIMIT_FALLBACK, &[name]),
+            rate: registry.resolve(&names::LIMIT_RATE, &[name]),
+            keys: registry.resolve(&names::LIMIT_KEYS, &[name]),
+            evictions: registry.resolve(&names::LIMIT_EVICTIONS, &[name]),
+        }
+    }
+
+    pub(super) fn lines() -> usize {
+        LimitDecision::ALL.len() + WaitCause::ALL.len() + 5
+    }
+}
+
+/// The handles of a switch.
+#[derive(Debug)]
+pub struct SwitchMetrics {
+    /// The share of requests that it acts on.
+    pub state: Gauge,
+    /// Requests that it acted on.
+    pub hits: PerLabel<SwitchMode, Counter>,
+}
+
+impl SwitchMetrics {
+    pub(super) fn new(registry: &Registry, name: &str) -> Self {
+        Self {
+            state: registry.resolve(&names::SWITCH_STATE, &[name]),
+            hits: PerLabel::new(|mode| registry.resolve(&names::SWITCH_HITS, &[name, mode])),
+        }
+    }
+
+    pub(super) fn lines() -> usize {
+        SwitchMode::ALL.len() + 1
+    }
+}
+
+/// The handles of a plan.
+#[derive(Debug)]
+pub struct PlanMetrics {
+    /// 1 while it is on.
+    pub state: Gauge,
+}
+
+impl PlanMetrics {
+    pub(super) fn new(registry: &Registry, name: &str) -> Self {
+        Self { state: registry.resolve(&names::PLAN_STATE, &[name]) }
+    }
+
+    pub(super) fn lines() -> usize {
+        1
+    }
+}
+
 /// What happens to a resource's gauges when it has left the policy.
 pub(super) trait Release {
     /// Puts to 0 what nobody will set again.
@@ -258,5 +335,22 @@ impl Release for UpstreamMetrics {
             self.endpoints.of(*state).set(0);
         }
         self.breaker.release();
+    }
+}
+impl Release for LimitMetrics {
+    fn release(&self) {
+        for gauge in [&self.fallback, &self.rate, &self.keys] {
+            gauge.set(0.0);
+        }
+    }
+}
+impl Release for SwitchMetrics {
+    fn release(&self) {
+        self.state.set(0.0);
+    }
+}
+impl Release for PlanMetrics {
+    fn release(&self) {
+        self.state.set(0.0);
     }
 }

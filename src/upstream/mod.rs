@@ -16,6 +16,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 mod vitals;
+mod watched;
 
 pub use connector::{ConnectError, Connector};
 pub use endpoint::{Endpoint, InFlight};
@@ -26,3 +27,4 @@ pub(crate) use lease::{Failure, Lease};
 pub(crate) use pool::{Pools, Want};
 pub(crate) use queue::CheckoutError;
 pub use vitals::Vitals;
+pub use watched::{Count, Watched};

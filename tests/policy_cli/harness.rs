@@ -31,6 +31,7 @@ policy:
   upstreams:
     app: { endpoints: [127.0.0.1:3000] }
     stock: { endpoints: [127.0.0.1:3001], connect_timeout: 1s }
+    pay: { endpoints: [127.0.0.1:3002], breaker: { mode: closed } }
   routes:
     in: { listener: inbound, upstream: app }
     stock: { listener: inbound, match: { path: /stock/* }, upstream: stock }
@@ -38,8 +39,10 @@ policy:
     checkout: { match: { path: /checkout }, rate: 500/s, burst: 100 }
   switches:
     no-recs: { match: { path: /recs/* }, reject: { status: 503 }, state: off }
+    no-ads: { match: { path: /ads/* }, reject: { status: 503 } }
   plans:
     sale: { switches: { no-recs: on }, limits: { checkout: { rate: 2000/s } } }
+    spring: { switches: { no-recs: 25%, no-ads: on } }
 ";
 
 /// Where policy lies.
@@ -109,7 +112,13 @@ impl Bench {
     #[track_caller]
     pub fn policy(&self, code: i32, arguments: &[&str]) -> Done {
         let arguments: Vec<_> = ["policy"].iter().chain(arguments).copied().collect();
-        let done = self.run(&arguments);
+        self.weir(code, &arguments)
+    }
+
+    /// Runs `weir …`, which must end with `code`.
+    #[track_caller]
+    pub fn weir(&self, code: i32, arguments: &[&str]) -> Done {
+        let done = self.run(arguments);
         assert_eq!(done.code, code, "{arguments:?}\n--- out\n{}\n--- err\n{}", done.out, done.err);
         done
     }
@@ -119,6 +128,14 @@ impl Bench {
     pub fn json(&self, code: i32, arguments: &[&str]) -> Value {
         let arguments: Vec<_> = arguments.iter().chain(&["-o", "json"]).copied().collect();
         let done = self.policy(code, &arguments);
+        serde_json::from_str(&done.out).unwrap_or_else(|error| panic!("{error}: {}", done.out))
+    }
+
+    /// Runs `weir … -o json`: its answer.
+    #[track_caller]
+    pub fn answer(&self, code: i32, arguments: &[&str]) -> Value {
+        let arguments: Vec<_> = arguments.iter().chain(&["-o", "json"]).copied().collect();
+        let done = self.weir(code, &arguments);
         serde_json::from_str(&done.out).unwrap_or_else(|error| panic!("{error}: {}", done.out))
     }
 

@@ -1,4 +1,4 @@
-//! `weir policy`, `weir wait` and `weir check --overlay`: the finished binary on a real etcd and on a directory.
+//! `weir policy`, the levers over it, `weir wait` and `weir check --overlay`: the finished binary on a real etcd and on a directory.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,7 +18,10 @@ mod access;
 mod changes;
 mod check;
 mod harness;
+mod levers;
+mod lists;
 mod looks;
+mod plans;
 mod waits;
 
 /// Runs a function of a bench on each kind of store.

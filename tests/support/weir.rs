@@ -338,7 +338,9 @@ pub struct File {
     top: String,
     listener: String,
     upstream: String,
+    more_upstreams: String,
     route: String,
+    policy: String,
 }
 
 impl File {
@@ -376,17 +378,33 @@ impl File {
         self
     }
 
+    /// Lines for other upstreams, indented as they have to be.
+    #[must_use]
+    pub fn more_upstreams(mut self, lines: &str) -> Self {
+        self.more_upstreams.push_str(lines);
+        self
+    }
+
+    /// Lines for other kinds of policy: limits, switches, plans.
+    #[must_use]
+    pub fn policy(mut self, lines: &str) -> Self {
+        self.policy.push_str(lines);
+        self
+    }
+
     /// The file.
     pub fn text(&self) -> String {
         let endpoints: Vec<_> = self.endpoints.iter().map(|address| format!("\"{address}\"")).collect();
         format!(
             "{}listeners:\n  inbound: {{ listen: \"{{{{inbound}}}}\"{} }}\npolicy:\n  upstreams:\n    \
-             app: {{ endpoints: [{}]{} }}\n  routes:\n    all: {{ upstream: app{} }}\n",
+             app: {{ endpoints: [{}]{} }}\n{}  routes:\n    all: {{ upstream: app{} }}\n{}",
             self.top,
             self.listener,
             endpoints.join(", "),
             self.upstream,
-            self.route
+            self.more_upstreams,
+            self.route,
+            self.policy
         )
     }
 

@@ -22,6 +22,8 @@ pub(super) struct Record {
     pub(super) why: Option<String>,
     /// `set`, `unset` or `confirm`.
     pub(super) action: &'static str,
+    /// The command, where its name says more than that: `switch on`.
+    pub(super) command: Option<&'static str>,
     /// The key below `<root>/policy/`.
     pub(super) key: String,
     /// What was there, and its revision.
@@ -44,6 +46,7 @@ impl Record {
             "when": self.when.to_string(),
             "why": self.why,
             "action": self.action,
+            "command": self.command,
             "key": self.key,
             "before": before,
             "before_revision": self.before.as_ref().map_or(0, |(_, revision)| *revision),
@@ -78,6 +81,7 @@ mod tests {
             who: "ann".to_owned(),
             why: None,
             action: "set",
+            command: None,
             key: "orders/switches/x".to_owned(),
             before: Some(("ä".repeat(200_000), 7)),
             after: Some("on".to_owned()),

@@ -34,9 +34,9 @@ pub(super) fn run(args: &Confirm) -> Result<ExitStatus, Failure> {
         map.insert("why".to_owned(), why.as_str().into());
     }
     let text = document.to_string();
-    let record = write::record(&place, &args.signature, "confirm", &key, before, Some(&text));
+    let record = write::record(&place, &args.signature, ("confirm", None), (&key, before, Some(&text)));
     let change = Change { key: &key, value: Some(&text), before };
-    let revision = place.runtime.block_on(place.store.commit(&change, &record))?;
+    let revision = place.runtime.block_on(place.store.commit(&[(change, record)]))?;
     let revision = revision.ok_or_else(|| {
         Failure::No("somebody else confirmed meanwhile; look at what is held now".to_owned())
     })?;

@@ -13,13 +13,13 @@ use crate::{
 
 /// What every overlay may say of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Envelope {
+pub(in crate::cli) struct Envelope {
     /// Who wrote it.
-    pub(super) by: Option<String>,
+    pub(in crate::cli) by: Option<String>,
     /// Why.
-    pub(super) why: Option<String>,
+    pub(in crate::cli) why: Option<String>,
     /// Until when it holds.
-    pub(super) until: Option<Timestamp>,
+    pub(in crate::cli) until: Option<Timestamp>,
 }
 
 /// The fields of the envelope.
@@ -34,7 +34,7 @@ impl Envelope {
     }
 
     /// Takes an envelope off a document.
-    pub(super) fn take(document: &mut Value) -> Self {
+    pub(in crate::cli) fn take(document: &mut Value) -> Self {
         let Value::Object(map) = document else { return Self::default() };
         let mut text = |name| map.shift_remove(name).and_then(|value| value.as_str().map(str::to_owned));
         let [by, why, until] = ENVELOPE.map(&mut text);
@@ -74,6 +74,23 @@ pub(super) fn full(subject: &Subject, text: &[u8]) -> Option<Value> {
         }
         Subject::Confirm => None,
     }
+}
+
+/// The full form of a document with its blocks in their full forms too: `breaker: open` becomes `breaker: {mode: open}`.
+/// What cannot be decoded stays as it is written.
+pub(in crate::cli) fn expanded(subject: &Subject, text: &[u8]) -> Option<Value> {
+    let written = full(subject, text)?;
+    let Subject::Overlay(kind, _) = subject else { return Some(written) };
+    let mut faults = Faults::default();
+    let mut node = live::read(text, SourceId::default(), &mut faults)?;
+    let envelope = written
+        .as_object()
+        .map(|map| ENVELOPE.into_iter().filter_map(|name| Some((name.to_owned(), map.get(name)?.clone()))));
+    live::envelope(&mut node, &mut Faults::default());
+    let decoded = live::overlay(*kind, &node, &mut faults).ok().flatten().map(|node| node.to_json());
+    let Some(Value::Object(mut map)) = decoded else { return Some(written) };
+    map.extend(envelope.into_iter().flatten());
+    Some(Value::Object(map))
 }
 
 /// The text to write: `text` with `envelope` in it. What the document says of itself stays where `envelope` says
@@ -148,20 +165,25 @@ pub(super) fn with_fields(present: Option<Value>, fields: &[String]) -> Result<S
             .ok_or_else(|| format!("--field {field}: it is PATH=VALUE, such as pool.max_pending=5"))?;
         let value = parse(value.as_bytes())
             .ok_or_else(|| format!("--field {field}: the value is not YAML or JSON"))?;
-        let mut at = &mut document;
-        for part in path.split('.') {
-            if part.is_empty() {
-                return Err(format!("--field {field}: a part of the path is empty"));
-            }
-            if !at.is_object() {
-                *at = json!({});
-            }
-            let Value::Object(map) = at else { break };
-            at = map.entry(part.to_owned()).or_insert(Value::Null);
+        if path.split('.').any(str::is_empty) {
+            return Err(format!("--field {field}: a part of the path is empty"));
         }
-        *at = value;
+        put(&mut document, path, value);
     }
     Ok(document.to_string())
+}
+
+/// Sets one field, by its path with dots. What is no map on the way becomes one.
+pub(in crate::cli) fn put(document: &mut Value, path: &str, value: Value) {
+    let mut at = document;
+    for part in path.split('.') {
+        if !at.is_object() {
+            *at = json!({});
+        }
+        let Value::Object(map) = at else { return };
+        at = map.entry(part.to_owned()).or_insert(Value::Null);
+    }
+    *at = value;
 }
 
 #[cfg(test)]

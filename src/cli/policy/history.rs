@@ -106,7 +106,7 @@ impl Entry {
             when: text("when"),
             who: text("who"),
             why: text("why"),
-            action: text("action").unwrap_or_default(),
+            action: text("command").or_else(|| text("action")).unwrap_or_default(),
             value: text("after"),
             audited: true,
         })

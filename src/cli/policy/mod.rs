@@ -10,15 +10,15 @@
 
 mod audit;
 mod confirm;
-mod document;
+pub(super) mod document;
 mod history;
 pub(super) mod outlook;
 pub mod place;
-mod read;
-mod show;
-mod store;
+pub(super) mod read;
+pub(super) mod show;
+pub(super) mod store;
 mod watch;
-mod write;
+pub(super) mod write;
 
 use std::{path::PathBuf, time::Duration};
 

@@ -75,21 +75,22 @@ pub(in crate::cli) struct Outlook {
     /// The policy before.
     before: Effective,
     /// The documents before.
-    pub(super) old: Documents,
+    pub(in crate::cli) old: Documents,
     /// The policy after.
-    pub(super) after: Effective,
+    pub(in crate::cli) after: Effective,
     /// The documents after.
-    pub(super) new: Documents,
-    key: Arc<str>,
+    pub(in crate::cli) new: Documents,
+    keys: Vec<Arc<str>>,
     revision: i64,
 }
 
 impl Outlook {
-    /// Sees what becomes of `key` with `value` over what `items` and the file say; `None` deletes it.
+    /// Sees what becomes of what `items` and the file say with these keys and values, in one revision; `None` deletes a
+    /// key. Without changes it is what is in force now.
     pub(in crate::cli) fn of(
         (identity, baseline): (&Identity, &Baseline),
         items: &[Item],
-        (key, value): (&str, Option<&[u8]>),
+        changes: &[(&str, Option<&[u8]>)],
         now: Timestamp,
     ) -> Self {
         // The files that policy names are on the instances, not where this runs.
@@ -98,18 +99,23 @@ impl Outlook {
         let newest = items.iter().map(|item| item.revision).max().unwrap_or(0);
         layers.read(&Content { cluster: 0, revision: newest, items: items.to_vec() }, world);
         let (before, old) = (layers.effective(), layers.documents());
-        let (key, revision): (Arc<str>, _) = (key.into(), newest.saturating_add(1));
-        let change = Change { key: Arc::clone(&key), value: value.map(Bytes::copy_from_slice), revision };
-        layers.change(revision, &[change], world);
-        Self { before, old, after: layers.effective(), new: layers.documents(), key, revision }
+        let revision = newest.saturating_add(1);
+        let change = |(key, value): &(&str, Option<&[u8]>)| {
+            let (key, value) = ((*key).into(), value.map(Bytes::copy_from_slice));
+            Change { key, value, revision }
+        };
+        let changes: Vec<_> = changes.iter().map(change).collect();
+        layers.change(revision, &changes, world);
+        let keys = changes.into_iter().map(|change| change.key).collect();
+        Self { before, old, after: layers.effective(), new: layers.documents(), keys, revision }
     }
 
-    /// What speaks against the change: the refusal of the key itself, or of another one that was good before.
+    /// What speaks against the change: the refusal of a key of it, or of another one that was good before.
     pub(in crate::cli) fn refusals(&self) -> impl Iterator<Item = &Refused> {
-        let own = |refused: &&Refused| refused.key == self.key && refused.revision == self.revision;
         let known = |refused: &Refused| self.before.refused.iter().any(|old| old.key == refused.key);
-        let news = self.after.refused.iter().filter(move |refused| own(refused) || !known(refused));
-        news.filter(|refused| refused.key != self.key || refused.revision == self.revision)
+        self.after.refused.iter().filter(move |refused| {
+            if self.keys.contains(&refused.key) { refused.revision == self.revision } else { !known(refused) }
+        })
     }
 
     /// Everything that is refused after the change.
@@ -117,14 +123,14 @@ impl Outlook {
         self.after.refused.iter()
     }
 
-    /// What an active plan overrides of the key.
-    pub(super) fn masked(&self) -> impl Iterator<Item = &Masked> {
-        self.after.masked.iter().filter(|masked| masked.key == self.key)
+    /// What an active plan overrides of a key.
+    pub(in crate::cli) fn masked<'o>(&'o self, key: &'o str) -> impl Iterator<Item = &'o Masked> {
+        self.after.masked.iter().filter(move |masked| &*masked.key == key)
     }
 }
 
 /// The kind and name of the resource in whose effective document a key has a say; `bypass` has none.
-pub(super) fn resource(subject: &Subject) -> Option<(Kind, &Name)> {
+pub(in crate::cli) fn resource(subject: &Subject) -> Option<(Kind, &Name)> {
     match subject {
         Subject::Overlay(kind, name) => Some((*kind, name)),
         Subject::Endpoint(upstream, _) => Some((Kind::Upstream, upstream)),

@@ -148,7 +148,7 @@ pub(in crate::cli) struct Place {
     /// Whose scopes are read.
     pub(in crate::cli) identity: Identity,
     /// Where the file's instance can be asked.
-    pub(super) admin: Option<String>,
+    pub(in crate::cli) admin: Option<String>,
     /// What lies below live policy, if a file says it.
     pub(in crate::cli) baseline: Option<Baseline>,
 }
@@ -192,12 +192,12 @@ impl Place {
     }
 
     /// The key of something in the scope that is written.
-    pub(super) fn key(&self, subject: &impl fmt::Display) -> String {
+    pub(in crate::cli) fn key(&self, subject: &impl fmt::Display) -> String {
         format!("{}/{subject}", self.scope)
     }
 
     /// What the keys of the three scopes begin with.
-    pub(super) fn prefixes(&self) -> [String; 3] {
+    pub(in crate::cli) fn prefixes(&self) -> [String; 3] {
         Scope::ALL.map(|scope| self.identity.prefix(scope))
     }
 }
@@ -210,8 +210,13 @@ fn url(listen: &ListenAddress) -> String {
     }
 }
 
+/// Whether a file or a store was named, or a file lies where one is looked for.
+pub(in crate::cli) fn given(args: &StoreArgs) -> bool {
+    args.store.is_some() || !args.config.is_default() || args.config.config.exists()
+}
+
 /// The file, where there is one.
-fn file(args: &StoreArgs) -> Result<Option<File>, Failure> {
+pub(in crate::cli) fn file(args: &StoreArgs) -> Result<Option<File>, Failure> {
     if args.config.is_default() && !args.config.config.exists() {
         if args.store.is_none() {
             return Err(Failure::Usage(
@@ -297,7 +302,8 @@ fn config_of(etcd: &bootstrap::Etcd) -> Config {
     }
 }
 
-fn name(text: &str) -> Result<Name, String> {
+/// Reads a name.
+pub(in crate::cli) fn name(text: &str) -> Result<Name, String> {
     Name::new(text)
         .ok_or_else(|| "a name has 1 to 128 of a-z A-Z 0-9 . _ -, a letter or digit first".to_owned())
 }

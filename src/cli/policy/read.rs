@@ -66,7 +66,7 @@ fn row(item: &Item, now: Timestamp) -> Vec<String> {
 }
 
 /// Names what cannot be read.
-fn faults(contents: &Contents) {
+pub(in crate::cli) fn faults(contents: &Contents) {
     for (key, why) in &contents.faults {
         note(&format!("{key}: {why}"));
     }
@@ -83,11 +83,10 @@ pub(super) fn get(args: &Get) -> Result<ExitStatus, Failure> {
     };
     let keys = prefixes.iter().map(|prefix| format!("{prefix}{}", args.subject));
     let overlays: Vec<_> = keys.filter_map(|key| contents.get(&key)).collect();
-    let outlook = place.baseline.as_ref().map(|baseline| {
-        // Nothing changes: a key that nobody has is deleted.
-        let change = ("_none/_", None);
-        Outlook::of((&place.identity, baseline), &contents.items, change, Timestamp::now())
-    });
+    let outlook = place
+        .baseline
+        .as_ref()
+        .map(|baseline| Outlook::of((&place.identity, baseline), &contents.items, &[], Timestamp::now()));
     let found = outlook.as_ref().and_then(|outlook| show::provenance(&args.subject, &outlook.new));
     if overlays.is_empty() && found.is_none() {
         let scopes =

@@ -20,7 +20,7 @@ const SHORT: usize = 48;
 
 /// What a change does to the overlay and, where the file is known, to what is in force.
 pub(super) fn change(
-    subject: &Subject,
+    (subject, key): (&Subject, &str),
     before: Option<&Item>,
     after: Option<&str>,
     outlook: Option<&Outlook>,
@@ -31,7 +31,7 @@ pub(super) fn change(
         Some(outlook) => {
             let (old, new) = (&outlook.old, &outlook.new);
             out.push_str(&section("in force", &in_force(subject, old), &in_force(subject, new)));
-            for masked in outlook.masked() {
+            for masked in outlook.masked(key) {
                 let fields = masked.fields.join(", ");
                 let _ = writeln!(out, "the plan `{}` is on and overrides: {fields}", masked.plan);
             }
@@ -40,7 +40,6 @@ pub(super) fn change(
             out.push_str("what would be in force is not known: no file says what lies below (`-c FILE`)\n");
         }
     }
-    out.push_str("nothing is written\n");
     out
 }
 
@@ -108,7 +107,7 @@ pub(super) fn item(item: &Item) -> Value {
 }
 
 /// What an overlay says, apart from its envelope. What cannot be read is its text.
-pub(super) fn opened(item: &Item) -> (Value, Envelope) {
+pub(in crate::cli) fn opened(item: &Item) -> (Value, Envelope) {
     let text = || Value::String(String::from_utf8_lossy(&item.value).into_owned());
     let mut value = document::parse(&item.value).unwrap_or_else(text);
     let envelope = Envelope::take(&mut value);

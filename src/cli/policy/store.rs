@@ -60,20 +60,20 @@ pub(in crate::cli) enum Store {
 
 /// What was read, at one revision.
 #[derive(Debug, Default)]
-pub(super) struct Contents {
+pub(in crate::cli) struct Contents {
     /// Which store it is.
-    pub(super) cluster: u64,
+    pub(in crate::cli) cluster: u64,
     /// The revision.
-    pub(super) revision: i64,
+    pub(in crate::cli) revision: i64,
     /// What is there, in order of key.
-    pub(super) items: Vec<Item>,
+    pub(in crate::cli) items: Vec<Item>,
     /// What cannot be read, and why.
-    pub(super) faults: Vec<(String, String)>,
+    pub(in crate::cli) faults: Vec<(String, String)>,
 }
 
 impl Contents {
     /// One key.
-    pub(super) fn get(&self, key: &str) -> Option<&Item> {
+    pub(in crate::cli) fn get(&self, key: &str) -> Option<&Item> {
         self.items.iter().find(|item| &*item.key == key)
     }
 }
@@ -146,42 +146,33 @@ impl Store {
         }
     }
 
-    /// Makes a change, with its audit entry, or does nothing; says its revision, or `None` when the key is not any more
-    /// what it was.
-    pub(super) async fn commit(
-        &mut self,
-        change: &Change<'_>,
-        record: &Record,
-    ) -> Result<Option<i64>, Failure> {
-        let text = record.to_json().to_string();
+    /// Makes all changes in one revision, each with its audit entry, or none; says that revision, or `None` when a key is
+    /// not any more what it was.
+    pub(super) async fn commit(&mut self, changes: &[(Change<'_>, Record)]) -> Result<Option<i64>, Failure> {
         match self {
             Self::Etcd { client, config } => {
-                let key = format!("{}/policy/{}", config.root, change.key);
-                let audit = format!("{}/audit/{}/{}", config.root, record.scope, record.id);
-                let revision = change.before.map_or(0, |item| item.revision);
-                let expect = vec![
-                    client::Expect { key: key.clone(), revision },
-                    client::Expect { key: audit.clone(), revision: 0 },
-                ];
-                let write = match change.value {
-                    Some(value) => client::Write::Put { key, value: value.into(), lease: None },
-                    None => client::Write::Delete { key },
-                };
-                let writes = vec![write, client::Write::Put { key: audit, value: text.into(), lease: None }];
-                match client.commit(&Transaction { expect, writes }).await.map_err(|error| failed(&error))? {
+                let transaction = transaction(&config.root, changes);
+                match client.commit(&transaction).await.map_err(|error| failed(&error))? {
                     Committed::Done { revision } => Ok(Some(revision)),
                     Committed::Conflict { .. } => Ok(None),
                 }
             }
             Self::Directory { tree, .. } => {
-                let expect = match change.before {
-                    Some(item) => directory::Expect::Value(item.value.clone()),
-                    None => directory::Expect::Absent,
+                let write = |(change, _): &(Change<'_>, Record)| directory::Write {
+                    key: change.key.to_owned(),
+                    value: change.value.map(str::to_owned),
+                    expect: match change.before {
+                        Some(item) => directory::Expect::Value(item.value.clone()),
+                        None => directory::Expect::Absent,
+                    },
                 };
-                let value = change.value.map(str::to_owned);
-                let write = directory::Write { key: change.key.to_owned(), value, expect };
-                let audit = directory::Audit { scope: record.scope.clone(), id: record.id.clone(), text };
-                match tree.commit(&[write], Some(&audit)) {
+                let audit = |(_, record): &(Change<'_>, Record)| directory::Audit {
+                    scope: record.scope.clone(),
+                    id: record.id.clone(),
+                    text: record.to_json().to_string(),
+                };
+                let audits: Vec<_> = changes.iter().map(audit).collect();
+                match tree.commit(&changes.iter().map(write).collect::<Vec<_>>(), &audits) {
                     Ok(revision) => Ok(Some(revision)),
                     Err(WriteError::Conflict { .. }) => Ok(None),
                     Err(error) => Err(unwritten(&error)),
@@ -267,6 +258,25 @@ impl Store {
             }
         }
     }
+}
+
+/// All changes, each with its audit entry, in one.
+fn transaction(root: &str, changes: &[(Change<'_>, Record)]) -> Transaction {
+    let mut all = Transaction { expect: Vec::new(), writes: Vec::new() };
+    for (change, record) in changes {
+        let key = format!("{root}/policy/{}", change.key);
+        let audit = format!("{root}/audit/{}/{}", record.scope, record.id);
+        let revision = change.before.map_or(0, |item| item.revision);
+        all.expect.push(client::Expect { key: key.clone(), revision });
+        all.expect.push(client::Expect { key: audit.clone(), revision: 0 });
+        all.writes.push(match change.value {
+            Some(value) => client::Write::Put { key, value: value.into(), lease: None },
+            None => client::Write::Delete { key },
+        });
+        let text = record.to_json().to_string();
+        all.writes.push(client::Write::Put { key: audit, value: text.into(), lease: None });
+    }
+    all
 }
 
 /// A watch, which goes on as long as this is kept.

@@ -1,6 +1,9 @@
 //! `weir policy set` and `unset`.
 
-use std::io::{IsTerminal, Write};
+use std::{
+    fmt::Write as _,
+    io::{IsTerminal, Write as _},
+};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -29,22 +32,75 @@ pub(super) fn set(args: &Set) -> Result<ExitStatus, Failure> {
     let mut place = Place::find(&args.common.store, args.common.scope.as_ref())?;
     let contents = contents(&mut place)?;
     let key = place.key(&args.subject);
-    let before = contents.get(&key);
-    let text = value(args, before)?;
-    let mut loaded = outlook::nothing();
-    let (good, _) = outlook::alone(&key, &args.subject, text.as_bytes(), &mut loaded);
-    tell(&loaded);
-    if !good && !args.conditions.force {
-        return Err(Failure::Bad(format!(
-            "{key} is not written: instances would refuse it (`--force` writes it)"
-        )));
-    }
+    let text = value(args, contents.get(&key))?;
     let envelope = Envelope {
         by: args.signature.by.clone(),
         why: args.signature.why.clone(),
         until: args.duration.map(until).transpose()?,
     };
-    let text = document::compose(&args.subject, &text, &envelope, &who(&Signature { by: None, why: None }));
+    let text = composed((&args.subject, &key), &text, &envelope, args.conditions.force)?;
+    let edit = Edit { subject: args.subject.clone(), key, value: Some(text) };
+    let manner = Manner {
+        command: None,
+        signature: &args.signature,
+        conditions: &args.conditions,
+        output: args.common.output,
+    };
+    let outlook = foreseen(&place, &contents, std::slice::from_ref(&edit));
+    change(&mut place, &contents, &[edit], outlook.as_ref(), &manner)
+}
+
+/// Deletes an overlay.
+pub(super) fn unset(args: &Unset) -> Result<ExitStatus, Failure> {
+    let mut place = Place::find(&args.common.store, args.common.scope.as_ref())?;
+    let contents = contents(&mut place)?;
+    let key = place.key(&args.subject);
+    if contents.get(&key).is_none() && !contents.faults.iter().any(|(faulty, _)| *faulty == key) {
+        return Err(Failure::No(format!(
+            "{key} is not there{}",
+            elsewhere(&place, &contents, &args.subject)
+        )));
+    }
+    let edit = Edit { subject: args.subject.clone(), key, value: None };
+    let manner = Manner {
+        command: None,
+        signature: &args.signature,
+        conditions: &args.conditions,
+        output: args.common.output,
+    };
+    let outlook = foreseen(&place, &contents, std::slice::from_ref(&edit));
+    change(&mut place, &contents, &[edit], outlook.as_ref(), &manner)
+}
+
+/// Where else there is an overlay of something, as a hint; empty when there is none.
+pub(in crate::cli) fn elsewhere(place: &Place, contents: &Contents, subject: &Subject) -> String {
+    let keys = place.prefixes().into_iter().map(|prefix| format!("{prefix}{subject}"));
+    let own = place.key(subject);
+    match keys.into_iter().find(|key| *key != own && contents.get(key).is_some()) {
+        Some(other) => {
+            format!("; there is {other} (`--scope {}`)", other.split('/').next().unwrap_or_default())
+        }
+        None => String::new(),
+    }
+}
+
+/// What is written for a document that somebody said: it is good by itself, or that is forced; who, why and until when
+/// is in it.
+pub(in crate::cli) fn composed(
+    (subject, key): (&Subject, &str),
+    text: &str,
+    envelope: &Envelope,
+    force: bool,
+) -> Result<String, Failure> {
+    let mut loaded = outlook::nothing();
+    let (good, _) = outlook::alone(key, subject, text.as_bytes(), &mut loaded);
+    tell(&loaded);
+    if !good && !force {
+        return Err(Failure::Bad(format!(
+            "{key} is not written: instances would refuse it (`--force` writes it)"
+        )));
+    }
+    let text = document::compose(subject, text, envelope, &who(&Signature { by: None, why: None }));
     if envelope.until.is_some() && document::until(&text) != envelope.until {
         return Err(Failure::Usage(format!(
             "{key}: a document that is no map, such as `null`, has no room for an end; take `--for` out"
@@ -56,150 +112,169 @@ pub(super) fn set(args: &Set) -> Result<ExitStatus, Failure> {
             text.len()
         )));
     }
-    let work = Work {
-        subject: &args.subject,
-        key: &key,
-        value: Some(&text),
-        action: "set",
-        signature: &args.signature,
-        conditions: &args.conditions,
-        output: args.common.output,
-    };
-    change(&mut place, &contents, &work)
+    Ok(text)
 }
 
-/// Deletes an overlay.
-pub(super) fn unset(args: &Unset) -> Result<ExitStatus, Failure> {
-    let mut place = Place::find(&args.common.store, args.common.scope.as_ref())?;
-    let contents = contents(&mut place)?;
-    let key = place.key(&args.subject);
-    if contents.get(&key).is_none() && !contents.faults.iter().any(|(faulty, _)| *faulty == key) {
-        let elsewhere = place.prefixes().into_iter().map(|prefix| format!("{prefix}{}", args.subject));
-        let elsewhere: Vec<_> = elsewhere.filter(|key| contents.get(key).is_some()).collect();
-        let hint = match elsewhere.first() {
-            Some(other) => {
-                format!("; there is {other} (`--scope {}`)", other.split('/').next().unwrap_or_default())
-            }
-            None => String::new(),
-        };
-        return Err(Failure::No(format!("{key} is not there{hint}")));
-    }
-    let work = Work {
-        subject: &args.subject,
-        key: &key,
-        value: None,
-        action: "unset",
-        signature: &args.signature,
-        conditions: &args.conditions,
-        output: args.common.output,
-    };
-    change(&mut place, &contents, &work)
+/// The change of one key.
+#[derive(Debug)]
+pub(in crate::cli) struct Edit {
+    /// What it stands for.
+    pub(in crate::cli) subject: Subject,
+    /// The key below `<root>/policy/`.
+    pub(in crate::cli) key: String,
+    /// Its new value; `None` deletes it.
+    pub(in crate::cli) value: Option<String>,
 }
 
-/// One change, and how it is to be made.
-struct Work<'a> {
-    subject: &'a Subject,
-    key: &'a str,
-    value: Option<&'a str>,
-    action: &'static str,
-    signature: &'a Signature,
-    conditions: &'a Conditions,
-    output: Output,
+impl Edit {
+    fn action(&self) -> &'static str {
+        if self.value.is_some() { "set" } else { "unset" }
+    }
 }
 
-/// Checks a change against all layers, and makes or shows it.
-fn change(place: &mut Place, contents: &Contents, work: &Work<'_>) -> Result<ExitStatus, Failure> {
-    let before = contents.get(work.key);
-    expected(work, before)?;
-    let outlook = place.baseline.as_ref().map(|baseline| {
-        let change = (work.key, work.value.map(str::as_bytes));
-        Outlook::of((&place.identity, baseline), &contents.items, change, Timestamp::now())
-    });
-    if let Some(outlook) = &outlook {
-        refusals(work, outlook)?;
+/// How changes are made.
+#[derive(Debug)]
+pub(in crate::cli) struct Manner<'a> {
+    /// The command, where its name says more than `set` and `unset`.
+    pub(in crate::cli) command: Option<&'static str>,
+    /// Who and why.
+    pub(in crate::cli) signature: &'a Signature,
+    /// When.
+    pub(in crate::cli) conditions: &'a Conditions,
+    /// How the answer looks.
+    pub(in crate::cli) output: Output,
+}
+
+/// What would be in force with the changes; `None` where no file says what lies below.
+pub(in crate::cli) fn foreseen(place: &Place, contents: &Contents, edits: &[Edit]) -> Option<Outlook> {
+    let baseline = place.baseline.as_ref()?;
+    let changes: Vec<_> =
+        edits.iter().map(|edit| (edit.key.as_str(), edit.value.as_ref().map(String::as_bytes))).collect();
+    Some(Outlook::of((&place.identity, baseline), &contents.items, &changes, Timestamp::now()))
+}
+
+/// Makes or shows changes, all of them in one revision or none, after they were held against all layers.
+pub(in crate::cli) fn change(
+    place: &mut Place,
+    contents: &Contents,
+    edits: &[Edit],
+    outlook: Option<&Outlook>,
+    manner: &Manner<'_>,
+) -> Result<ExitStatus, Failure> {
+    for edit in edits {
+        expected(manner, &edit.key, contents.get(&edit.key))?;
     }
-    if work.conditions.dry_run {
-        return Ok(print(show::change(work.subject, before, work.value, outlook.as_ref()).as_bytes()));
+    if let Some(outlook) = outlook {
+        refusals(edits, manner, outlook)?;
     }
-    let record = record(place, work.signature, work.action, work.key, before, work.value);
-    let change = Change { key: work.key, value: work.value, before };
-    let revision = place.runtime.block_on(place.store.commit(&change, &record))?;
+    if manner.conditions.dry_run {
+        let shown = edits.iter().map(|edit| {
+            let before = contents.get(&edit.key);
+            show::change((&edit.subject, &edit.key), before, edit.value.as_deref(), outlook)
+        });
+        return Ok(print((shown.collect::<String>() + "nothing is written\n").as_bytes()));
+    }
+    let changes: Vec<_> = edits
+        .iter()
+        .map(|edit| {
+            let (key, before, value) = (edit.key.as_str(), contents.get(&edit.key), edit.value.as_deref());
+            let record =
+                record(place, manner.signature, (edit.action(), manner.command), (key, before, value));
+            (Change { key, value, before }, record)
+        })
+        .collect();
+    let revision = place.runtime.block_on(place.store.commit(&changes))?;
     let revision = revision.ok_or_else(|| {
         Failure::No(format!(
             "{}: somebody else changed it meanwhile; nothing is written: look at it again",
-            work.key
+            listed(edits)
         ))
     })?;
-    report(place, work, before, revision, outlook.as_ref())
+    report(place, contents, edits, (manner, outlook), revision)
+}
+
+/// The keys of changes.
+fn listed(edits: &[Edit]) -> String {
+    edits.iter().map(|edit| edit.key.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// Holds what is there against `--expect-revision`.
-fn expected(work: &Work<'_>, before: Option<&Item>) -> Result<(), Failure> {
+fn expected(manner: &Manner<'_>, key: &str, before: Option<&Item>) -> Result<(), Failure> {
     let there = before.map_or(0, |item| item.revision);
-    match work.conditions.expect_revision {
+    match manner.conditions.expect_revision {
         Some(expected) if expected != there => {
             let is = if there == 0 { "not there".to_owned() } else { format!("at revision {there}") };
-            Err(Failure::No(format!("{} is {is}, not at {expected}: nothing is written", work.key)))
+            Err(Failure::No(format!("{key} is {is}, not at {expected}: nothing is written")))
         }
         _ => Ok(()),
     }
 }
 
 /// Shows what an instance would refuse, and ends unless that is forced.
-fn refusals(work: &Work<'_>, outlook: &Outlook) -> Result<(), Failure> {
+fn refusals(edits: &[Edit], manner: &Manner<'_>, outlook: &Outlook) -> Result<(), Failure> {
     let mut loaded = outlook::nothing();
     for refused in outlook.refusals() {
-        let text = if &*refused.key == work.key { work.value.unwrap_or_default() } else { "" };
+        let own = edits.iter().find(|edit| edit.key == *refused.key);
+        let text = own.and_then(|edit| edit.value.as_deref()).unwrap_or_default();
         let source = loaded.sources.add(&refused.key, text);
         loaded.faults.push(outlook::fault(refused, source));
     }
     tell(&loaded);
-    if loaded.faults.is_empty() || work.conditions.force {
+    if loaded.faults.is_empty() || manner.conditions.force {
         return Ok(());
     }
-    let (key, done) = (work.key, if work.value.is_some() { "written" } else { "deleted" });
-    Err(Failure::Bad(format!("{key} is not {done}: instances would refuse it (`--force` does it)")))
+    let done = if edits.iter().any(|edit| edit.value.is_some()) { "written" } else { "deleted" };
+    Err(Failure::Bad(format!(
+        "{} is not {done}: instances would refuse it (`--force` does it)",
+        listed(edits)
+    )))
 }
 
 /// Says what was done, and what comes next.
 fn report(
     place: &Place,
-    work: &Work<'_>,
-    before: Option<&Item>,
+    contents: &Contents,
+    edits: &[Edit],
+    (manner, outlook): (&Manner<'_>, Option<&Outlook>),
     revision: i64,
-    outlook: Option<&Outlook>,
 ) -> Result<ExitStatus, Failure> {
-    let masked: Vec<_> = outlook.into_iter().flat_map(Outlook::masked).collect();
-    let next = next(place, revision);
-    let text = match work.output {
-        Output::Json => {
-            let masked =
-                masked.iter().map(|masked| json!({ "plan": masked.plan.as_str(), "fields": masked.fields }));
-            let answer = json!({
-                "key": work.key,
-                "action": work.action,
-                "revision": revision,
-                "before_revision": before.map_or(0, |item| item.revision),
-                "value": work.value,
-                "masked": masked.collect::<Vec<_>>(),
-            });
-            format!("{answer:#}\n")
+    let mut text = String::new();
+    let mut masked_any = false;
+    let mut notes = Vec::new();
+    for edit in edits {
+        let masked: Vec<_> = outlook.into_iter().flat_map(|outlook| outlook.masked(&edit.key)).collect();
+        masked_any |= !masked.is_empty();
+        match manner.output {
+            Output::Json => {
+                let masked = masked
+                    .iter()
+                    .map(|masked| json!({ "plan": masked.plan.as_str(), "fields": masked.fields }));
+                let answer = json!({
+                    "key": edit.key,
+                    "action": edit.action(),
+                    "revision": revision,
+                    "before_revision": contents.get(&edit.key).map_or(0, |item| item.revision),
+                    "value": edit.value,
+                    "masked": masked.collect::<Vec<_>>(),
+                });
+                let _ = writeln!(text, "{answer:#}");
+            }
+            Output::Text => {
+                let done = if edit.value.is_some() { "is set" } else { "is unset" };
+                let _ = writeln!(text, "{} {done} at revision {revision}", edit.key);
+            }
         }
-        Output::Text => {
-            let done = if work.value.is_some() { "is set" } else { "is unset" };
-            format!("{} {done} at revision {revision}\nnext: {next}\n", work.key)
-        }
-    };
-    let status = print(text.as_bytes());
-    for masked in &masked {
-        note(&format!(
-            "{} is written, but the plan `{}` is on and overrides: {}",
-            work.key,
-            masked.plan,
-            masked.fields.join(", ")
-        ));
+        notes.extend(masked.iter().map(|masked| {
+            let fields = masked.fields.join(", ");
+            format!("{} is written, but the plan `{}` is on and overrides: {fields}", edit.key, masked.plan)
+        }));
     }
-    if masked.is_empty() { Ok(status) } else { Err(Failure::Told(ExitStatus::No)) }
+    if manner.output == Output::Text {
+        let _ = writeln!(text, "next: {}", next(place, revision));
+    }
+    let status = print(text.as_bytes());
+    notes.iter().for_each(note);
+    if masked_any { Err(Failure::Told(ExitStatus::No)) } else { Ok(status) }
 }
 
 /// The command that shows who has a revision.
@@ -223,10 +298,8 @@ pub(super) fn next(place: &Place, revision: i64) -> String {
 pub(super) fn record(
     place: &Place,
     signature: &Signature,
-    action: &'static str,
-    key: &str,
-    before: Option<&Item>,
-    after: Option<&str>,
+    (action, command): (&'static str, Option<&'static str>),
+    (key, before, after): (&str, Option<&Item>, Option<&str>),
 ) -> Record {
     let when = Timestamp::now();
     Record {
@@ -236,6 +309,7 @@ pub(super) fn record(
         who: who(signature),
         why: signature.why.clone(),
         action,
+        command,
         key: key.to_owned(),
         before: before.map(|item| (String::from_utf8_lossy(&item.value).into_owned(), item.revision)),
         after: after.map(str::to_owned),
@@ -243,7 +317,7 @@ pub(super) fn record(
 }
 
 /// Who makes a change: as said, or the user at this host.
-pub(super) fn who(signature: &Signature) -> String {
+pub(in crate::cli) fn who(signature: &Signature) -> String {
     signature.by.clone().unwrap_or_else(|| {
         let named = |name: &str| std::env::var(name).ok().filter(|user| !user.is_empty());
         let user = named("USER").or_else(|| named("LOGNAME")).unwrap_or_else(|| "unknown".to_owned());
@@ -252,7 +326,7 @@ pub(super) fn who(signature: &Signature) -> String {
 }
 
 /// What the three scopes hold.
-pub(super) fn contents(place: &mut Place) -> Result<Contents, Failure> {
+pub(in crate::cli) fn contents(place: &mut Place) -> Result<Contents, Failure> {
     let prefixes = place.prefixes();
     place.runtime.block_on(place.store.read(&prefixes))
 }
@@ -286,14 +360,14 @@ pub(super) fn read_text(file: &std::path::Path) -> Result<String, Failure> {
 }
 
 /// The end of something that begins now, to the second.
-fn until(duration: std::time::Duration) -> Result<Timestamp, Failure> {
+pub(in crate::cli) fn until(duration: std::time::Duration) -> Result<Timestamp, Failure> {
     let end = Timestamp::now().checked_add(duration).ok();
     let whole = end.and_then(|end| Timestamp::from_second(end.as_second()).ok());
     whole.ok_or_else(|| Failure::Usage("--for ends beyond all time".to_owned()))
 }
 
 /// Shows faults and warnings on standard error.
-fn tell(loaded: &Loaded) {
+pub(in crate::cli) fn tell(loaded: &Loaded) {
     if !loaded.faults.is_empty() {
         let mut err = std::io::stderr();
         let text = loaded.render(check::wants_colour(&err) && err.is_terminal());

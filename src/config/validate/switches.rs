@@ -41,11 +41,14 @@ pub(in crate::config) fn switch(
         matches,
         key: if key.is_empty() { vec![KeyPart::Client] } else { key },
         priority: wire.priority.value.0,
+        announce: wire.announce.value.0,
+        revision: 0,
         action: action?,
         when: match when {
             Some(when) => Some(when?),
             None => None,
         },
+        // The layers know, where there are any.
     })
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 use super::{
     Cx, Defs, Many, Shown, Table, Takes, Text, Wire, choose,
     file::MatchWire,
+    plans::OnOff,
     scalars::{Delay, Int, Span, words},
     short::{Scalar, Short},
     wire,
@@ -51,6 +52,8 @@ wire! {
         shed: ShedWire,
         /// What turns the switch on by itself while its state is auto.
         when: WhenWire,
+        /// Whether answers say that it acted on them (in `x-weir-switch`, with its name and revision): on or off.
+        announce: OnOff = default(OnOff(false)),
     }
 }
 

@@ -22,9 +22,9 @@ pub(super) use self::{
     source::{Source, etcd_config},
     view::Shown,
 };
-use super::State;
+use super::{State, headcount::has_shared_limits};
 use crate::{
-    config::{Bootstrap, File, PemKind, Policy},
+    config::{Bootstrap, File, PemKind},
     snapshot::{CompileError, Outcome},
     store::{
         Event, Item,
@@ -60,12 +60,12 @@ pub(super) struct Live {
     cache: Option<Writer>,
     /// Something has changed that the cache does not have.
     unkept: bool,
+    /// Among how many instances limits are divided, as the cache has it.
+    instances: Option<u64>,
     /// The clock at the last look, and when what is refused was tried last.
     clock: Timestamp,
     tried: Instant,
     next_expiry: Option<Timestamp>,
-    /// It was said that limits and switches do not act yet.
-    said: bool,
 }
 
 impl Live {
@@ -83,10 +83,10 @@ impl Live {
             probe,
             cache: None,
             unkept: false,
+            instances: None,
             clock: now,
             tried: Instant::now(),
             next_expiry: None,
-            said: false,
         }
     }
 
@@ -101,19 +101,9 @@ impl Live {
     /// Takes what a cache kept, before anything of the store: it is in force once it is published.
     fn restore(&mut self, kept: Kept) {
         self.layers().restore(&kept.items, kept.memory.revision, Self::world(&self.probe));
+        kept.instances.into_iter().for_each(|instances| self.state.restore_instances(instances));
         let in_force: Vec<Item> = kept.items;
         self.guard = Guard::restore(&self.identity, in_force, kept.memory);
-    }
-
-    /// Says once what a policy has that nobody acts on in this version.
-    pub(super) fn say_what_does_not_act(&mut self, policy: &Policy) {
-        let idle = !policy.limits.is_empty() || !policy.switches.is_empty();
-        if idle && !self.said {
-            self.said = true;
-            tracing::warn!(
-                "limits and switches are read and checked, but this version does not act on them yet"
-            );
-        }
     }
 
     /// Takes what the store tells.
@@ -180,9 +170,13 @@ impl Live {
     /// Writes what has changed to the cache; the writer sees to it that this is not too often.
     fn keep(&mut self) {
         let Some(cache) = &self.cache else { return };
-        if std::mem::take(&mut self.unkept) {
+        // Whoever shares nothing need not write because others come and go.
+        let shares = has_shared_limits(&self.state.publisher.policy());
+        let instances = shares.then(|| self.state.publisher.instances_known()).flatten();
+        if std::mem::take(&mut self.unkept) || instances != self.instances {
+            self.instances = instances;
             let (items, memory) = (self.layers().last_good(), self.guard.memory().clone());
-            cache.give(Arc::new(Kept { identity: self.identity.clone(), items, memory }));
+            cache.give(Arc::new(Kept { identity: self.identity.clone(), items, memory, instances }));
         }
         self.state.shown().cache = Some(cache.status());
     }
@@ -199,7 +193,6 @@ impl Live {
     fn publish(&mut self, since: Instant, source: Option<PolicySource>) -> Result<Outcome, CompileError> {
         let effective = self.layers().effective();
         self.next_expiry = effective.next_expiry;
-        self.say_what_does_not_act(&effective.policy);
         let metrics = &self.state.shared.telemetry.metrics;
         for kind in PolicyKind::ALL.iter().filter(|kind| **kind != PolicyKind::File) {
             let refused = effective.refused.iter().filter(|refused| refused.kind == kind.text()).count();

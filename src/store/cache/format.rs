@@ -69,6 +69,9 @@ struct Body<'a> {
     items: Vec<Entry<'a>>,
     held: Vec<HeldEntry<'a>>,
     confirms: [Option<Stored<'a>>; 3],
+    /// Not in caches of older versions, which pass it over in newer ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    instances: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -148,6 +151,7 @@ pub(super) fn encode(kept: &Kept, now: Timestamp) -> Result<Vec<u8>, String> {
             .confirms
             .each_ref()
             .map(|seen| seen.as_ref().map(|seen| Stored::new(&seen.value, seen.revision))),
+        instances: kept.instances,
     };
     let body = serde_json::to_vec(&body).map_err(|error| error.to_string())?;
     let mut file = header(&body).into_bytes();
@@ -209,5 +213,5 @@ pub(super) fn decode(file: &[u8]) -> Result<(Kept, Timestamp), Torn> {
         })
     });
     let memory = Memory { cluster: body.cluster, revision: body.revision, held, confirms };
-    Ok((Kept { identity, items: items.collect(), memory }, written))
+    Ok((Kept { identity, items: items.collect(), memory, instances: body.instances }, written))
 }

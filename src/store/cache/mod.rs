@@ -49,6 +49,8 @@ pub struct Kept {
     pub items: Vec<Item>,
     /// The cluster, the revision, and what is held.
     pub memory: Memory,
+    /// Among how many instances service-wide limits were divided, where there were any; `None` in older caches.
+    pub instances: Option<u64>,
 }
 
 impl Kept {
@@ -57,7 +59,8 @@ impl Kept {
         let (ours, theirs) = (&self.memory, &other.memory);
         let memory =
             (ours.cluster, &ours.held, &ours.confirms) != (theirs.cluster, &theirs.held, &theirs.confirms);
-        memory || self.items != other.items || self.identity != other.identity
+        let others = self.items != other.items || self.identity != other.identity;
+        memory || others || self.instances != other.instances
     }
 }
 

@@ -52,6 +52,7 @@ fn kept(n: i64) -> Kept {
                 None,
             ],
         },
+        instances: None,
     }
 }
 
@@ -82,6 +83,21 @@ fn what_is_written_is_read_back() {
     let mut names = disk.list(path.parent().unwrap()).unwrap();
     names.sort();
     assert_eq!(names, ["policy.cache", "policy.cache.lock"]);
+}
+
+#[test]
+fn how_many_instances_there_were_is_kept_and_missing_in_older_caches() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("policy.cache");
+    let mut disk = System::default();
+    let with = Kept { instances: Some(12), ..kept(7) };
+    assert!(with.differs(&kept(7)), "worth a write");
+    store(&mut disk, &path, &with, time(0)).unwrap();
+    assert_eq!(loaded(&mut disk, &path), Some(with));
+    // Byte for byte what versions wrote that knew of no instances.
+    let old = format::encode(&kept(7), time(0)).unwrap();
+    assert!(!String::from_utf8_lossy(&old).contains("instances"));
+    assert_eq!(format::decode(&old).map(|(kept, _)| kept.instances), Ok(None));
 }
 
 #[test]

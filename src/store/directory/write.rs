@@ -152,9 +152,13 @@ impl Tree {
         Ok(content.items.into_iter().find(|item| &*item.key == key))
     }
 
-    /// Writes all keys, or none; with several of them (and with an audit entry) as one change that no reader sees half.
+    /// Writes all keys, or none; with several of them (and with audit entries) as one change that no reader sees half.
     /// Says the revision at which it will be seen. All of it is on the disk then.
-    pub fn commit(&self, writes: &[Write], audit: Option<&Audit>) -> Result<i64, WriteError> {
+    pub fn commit<'a>(
+        &self,
+        writes: &[Write],
+        audits: impl IntoIterator<Item = &'a Audit>,
+    ) -> Result<i64, WriteError> {
         if fs::symlink_metadata(self.root.join("..data")).is_ok() {
             return Err(WriteError::Mounted);
         }
@@ -183,7 +187,7 @@ impl Tree {
             let path = there.unwrap_or_else(|| PathBuf::from(format!("{}.yaml", write.key)));
             entries.push(Entry { path, key: Some(write.key.clone()), text: write.value.clone() });
         }
-        if let Some(audit) = audit {
+        for audit in audits {
             let path = audit_path(audit)?;
             entries.push(Entry { path, key: None, text: Some(audit.text.clone()) });
         }

@@ -10,7 +10,7 @@ use crate::config::{
     Kind, Layer, Name, Place, Written,
     live::{self, Reference, Resource},
     node::{Node, SourceId, Value},
-    policy::{Endpoint, EndpointAddress, EndpointSource, Upstream},
+    policy::{Endpoint, EndpointAddress, EndpointSource, Switch, Upstream},
 };
 
 /// A resource in force.
@@ -30,6 +30,12 @@ impl Layers {
             let mut upstream = Upstream::clone(upstream);
             self.join_endpoints(&mut upstream, &mut node);
             cell.resource = Resource::Upstream(Arc::new(upstream));
+        }
+        if let Resource::Switch(switch) = &cell.resource {
+            let revision = self.newest_overlay(id);
+            if revision != 0 {
+                cell.resource = Resource::Switch(Arc::new(Switch { revision, ..Switch::clone(switch) }));
+            }
         }
         if let Resource::Plan(plan) = &cell.resource {
             let on = plan.on;
@@ -54,6 +60,15 @@ impl Layers {
         cell.resource.clone().put(&mut self.policy);
         self.nodes.insert(id.clone(), Arc::new(node));
         self.cells.insert(id.clone(), cell);
+    }
+
+    /// The newest revision among the overlays in force that have a say in a resource; 0 = none has.
+    fn newest_overlay(&self, id: &Id) -> i64 {
+        let keys = self.involved(id);
+        let revision = |key| {
+            self.slots.get(key).and_then(|slot| slot.doc(slot.choice, self.clock)).map(|doc| doc.revision)
+        };
+        keys.iter().filter_map(revision).max().unwrap_or(0)
     }
 
     /// Takes a resource out.

@@ -10,11 +10,13 @@
 //! - `merge`: the layers of one resource over one another;
 //! - `settle`: what depends on a change, until nothing is wrong any more;
 //! - `blame`: which overlay is refused when several together are wrong;
+//! - `clashes`: plans that want different things of one resource;
 //! - `circles`: fallbacks that lead back to where they began;
 //! - `report`: what came of it.
 
 mod blame;
 mod circles;
+mod clashes;
 mod document;
 mod install;
 mod merge;

@@ -50,9 +50,9 @@ pub struct Refused {
 /// Something in a value that is ignored, or probably not meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// The key below `<root>/policy/`.
+    /// The key below `<root>/policy/`; for a plan of the file, its path there.
     pub key: Arc<str>,
-    /// The revision of the value.
+    /// The revision of the value; 0 for the file.
     pub revision: i64,
     /// What, and where in the value.
     pub message: String,
@@ -121,6 +121,8 @@ impl Layers {
                 });
             }
         }
+        out.extend(self.clashes());
+        out.sort_by(|a, b| a.key.cmp(&b.key));
         out
     }
 

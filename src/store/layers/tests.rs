@@ -1,6 +1,8 @@
 //! What the layers promise.
 
+mod bypass;
 mod circles;
+mod plans;
 
 use std::fmt::Write;
 

@@ -1,0 +1,296 @@
+//! Limits: all that match must grant, and one that refuses takes nothing from the others.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use smallvec::SmallVec;
+
+use super::{Exchange, Instead, wait};
+use crate::{
+    config::policy::{Cost, LimitHeaders},
+    error::{ProxyError, Reason},
+    http::ratelimit,
+    policy::{
+        Stamp,
+        rate::{Decision, Refusal, Taken},
+    },
+    route::RequestView,
+    shared_rate::{Answer, SharedLimit, Take},
+    snapshot::{Gate, Limit},
+    telemetry::{LimitDecision, WaitCause},
+};
+
+/// What a request asks of one limit.
+#[derive(Debug)]
+struct Claim<'g> {
+    limit: &'g Arc<Limit>,
+    /// The hash of its key; 0 where all requests have one bucket together.
+    key: u64,
+    /// The key itself, where others have to know it too.
+    text: Option<Box<[u8]>>,
+    cost: u32,
+}
+
+impl Claim<'_> {
+    /// Its key as Redis is to know it.
+    fn shared_key(&self) -> Option<(&[u8], u64)> {
+        self.text.as_deref().map(|text| (text, self.key))
+    }
+
+    fn counts(&self, decision: LimitDecision) {
+        self.limit.metrics.decisions.of(decision).increment(1);
+    }
+}
+
+/// Where something was taken.
+#[derive(Debug)]
+enum Paid {
+    /// From this instance's own buckets.
+    Here(Taken),
+    /// From what all instances have together.
+    Shared {
+        /// What is left.
+        remaining: u32,
+        /// When it is the request's turn.
+        turn: Option<Instant>,
+    },
+}
+
+/// What was taken for a request; given back unless it goes on.
+#[derive(Debug, Default)]
+struct Purse<'g>(SmallVec<[(Claim<'g>, Paid); 2]>);
+
+impl Purse<'_> {
+    /// The request goes on: it has used what was taken.
+    fn spend(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Purse<'_> {
+    fn drop(&mut self) {
+        for (claim, paid) in self.0.drain(..) {
+            match (paid, &claim.limit.shared) {
+                (Paid::Here(taken), _) => {
+                    claim.limit.limiter.give_back(claim.key, &taken, Stamp::of(Instant::now()));
+                }
+                (Paid::Shared { .. }, Some(shared)) => shared.give_back(claim.shared_key(), claim.cost),
+                (Paid::Shared { .. }, None) => {}
+            }
+        }
+    }
+}
+
+/// Takes from every limit that matches what the request costs, or from none.
+pub(super) async fn pass(exchange: &mut Exchange, gate: &Gate) -> Result<(), Instead> {
+    let claims = claims(exchange, gate);
+    if claims.is_empty() {
+        return Ok(());
+    }
+    let now = exchange.now();
+    let several = claims.iter().filter(|claim| !claim.limit.observes()).count() > 1;
+    if several && let Some((claim, refusal)) = refused(&claims, now) {
+        return Err(refuse(exchange, claim.limit, &refusal).into());
+    }
+    let mut purse = Purse::default();
+    let mut waits = false;
+    for claim in claims {
+        let observes = claim.limit.observes();
+        let taken = match &claim.limit.shared {
+            None => here(&claim, now),
+            Some(shared) => shared_by_all(exchange, &claim, shared, now).await,
+        };
+        match taken {
+            Err(_) if observes => claim.counts(LimitDecision::WouldRefuse),
+            Err(refusal) => {
+                claim.counts(LimitDecision::Refused);
+                return Err(refuse(exchange, claim.limit, &refusal).into());
+            }
+            Ok(paid) => {
+                waits |= !observes && must_wait(&paid);
+                purse.0.push((claim, paid));
+            }
+        }
+    }
+    if waits {
+        turn(exchange, &purse).await?;
+    }
+    for (claim, paid) in &purse.0 {
+        claim.counts(LimitDecision::Granted);
+        if claim.limit.config.headers == LimitHeaders::Always {
+            let limiter = &claim.limit.limiter;
+            let (remaining, reset) = match paid {
+                Paid::Here(taken) => (taken.remaining, limiter.reset_of(taken, now)),
+                Paid::Shared { remaining, .. } => (*remaining, limiter.unit()),
+            };
+            tell(exchange, claim.limit, remaining, reset);
+        }
+    }
+    purse.spend();
+    Ok(())
+}
+
+/// Takes from this instance's own buckets.
+fn here(claim: &Claim<'_>, now: Stamp) -> Result<Paid, Refusal> {
+    match claim.limit.limiter.take(claim.key, claim.cost, now) {
+        Decision::Granted(taken) => Ok(Paid::Here(taken)),
+        Decision::Refused(refusal) => Err(refusal),
+    }
+}
+
+/// Takes from what all instances have together; from this one's even share while Redis is away.
+async fn shared_by_all(
+    exchange: &mut Exchange,
+    claim: &Claim<'_>,
+    shared: &SharedLimit,
+    now: Stamp,
+) -> Result<Paid, Refusal> {
+    let granted = |remaining, wait: Duration| Paid::Shared {
+        remaining,
+        turn: (!wait.is_zero()).then(|| Instant::now() + wait),
+    };
+    let refused = |retry_after: Option<Duration>, remaining| Refusal {
+        retry_after,
+        remaining,
+        reset: retry_after.unwrap_or_default(),
+    };
+    let asking = match shared.take(claim.shared_key(), claim.cost, now) {
+        Take::Granted { remaining, wait } => return Ok(granted(remaining, wait)),
+        Take::Refused { retry_after, remaining } => return Err(refused(retry_after, remaining)),
+        // To find out is not worth a request's time.
+        Take::Ask(_) if claim.limit.observes() => return Ok(granted(0, Duration::ZERO)),
+        Take::Ask(asking) => Some(asking),
+        Take::Fallback => None,
+    };
+    if let Some(asking) = asking {
+        claim.limit.metrics.waits.of(WaitCause::Redis).increment(1);
+        let begun = Instant::now();
+        // Boxed: every request would have room for it.
+        let answer = Box::pin(asking.answer()).await;
+        exchange.waited += begun.elapsed();
+        match answer {
+            Answer::Granted { remaining, wait } => return Ok(granted(remaining, wait)),
+            Answer::Refused { retry_after, remaining } => return Err(refused(retry_after, remaining)),
+            Answer::Fallback => {}
+        }
+    }
+    claim.limit.metrics.fallbacks.increment(1);
+    here(claim, exchange.now())
+}
+
+fn must_wait(paid: &Paid) -> bool {
+    match paid {
+        Paid::Here(taken) => !taken.wait.is_zero(),
+        Paid::Shared { turn, .. } => turn.is_some(),
+    }
+}
+
+/// The limits that count a request, and what it asks of them.
+fn claims<'g>(exchange: &Exchange, gate: &'g Gate) -> SmallVec<[Claim<'g>; 2]> {
+    let request = exchange.as_seen();
+    let matching = gate.limits.iter().filter(|limit| limit.matcher.matches(&request));
+    matching.map(|limit| claim(exchange, limit, &request)).collect()
+}
+
+fn claim<'g>(exchange: &Exchange, limit: &'g Arc<Limit>, request: &RequestView<'_>) -> Claim<'g> {
+    let cost = cost(limit, request);
+    if limit.key.is_empty() {
+        return Claim { limit, key: 0, text: None, cost };
+    }
+    // Requests that have none of it share one bucket: to leave it out must not be a way around the limit.
+    let key = limit.key.read(request, exchange.route_name()).unwrap_or_default();
+    let text = limit.shared.is_some().then(|| Box::from(key.as_slice()));
+    Claim { limit, key: limit.secret.hash(&key), text, cost }
+}
+
+fn cost(limit: &Limit, request: &RequestView<'_>) -> u32 {
+    match &limit.config.cost {
+        Cost::Fixed(cost) => *cost,
+        Cost::Header(name) => {
+            let said = request.headers.get(name).and_then(|value| value.to_str().ok());
+            // What makes no sense costs as much as what says nothing.
+            said.and_then(|text| text.trim().parse().ok()).unwrap_or(1)
+        }
+    }
+}
+
+/// The limit that would refuse for longest, where any would; each that would is counted.
+fn refused<'c, 'g>(claims: &'c [Claim<'g>], now: Stamp) -> Option<(&'c Claim<'g>, Refusal)> {
+    let mut worst: Option<(&Claim<'_>, Refusal)> = None;
+    let own = |claim: &&Claim<'_>| !claim.limit.observes() && claim.limit.shared.is_none();
+    for claim in claims.iter().filter(own) {
+        let Decision::Refused(refusal) = claim.limit.limiter.peek(claim.key, claim.cost, now) else {
+            continue;
+        };
+        claim.counts(LimitDecision::Refused);
+        let wait = |refusal: &Refusal| refusal.retry_after.unwrap_or(Duration::MAX);
+        if worst.as_ref().is_none_or(|(_, known)| wait(known) < wait(&refusal)) {
+            worst = Some((claim, refusal));
+        }
+    }
+    worst
+}
+
+/// Waits for the request's turn.
+async fn turn(exchange: &mut Exchange, purse: &Purse<'_>) -> Result<(), Instead> {
+    /// The rate may change meanwhile: it is looked at again now and then.
+    const LOOK_AGAIN: Duration = Duration::from_millis(50);
+    let mut counted = false;
+    loop {
+        let now = Stamp::of(Instant::now());
+        let acting = purse.0.iter().filter(|(claim, _)| !claim.limit.observes());
+        let waits = acting.map(|(claim, paid)| (claim.limit, left(exchange, claim.limit, paid, now)));
+        let Some((limit, left)) = waits.max_by_key(|(_, left)| *left).filter(|(_, left)| !left.is_zero())
+        else {
+            return Ok(());
+        };
+        if !std::mem::replace(&mut counted, true) {
+            limit.metrics.waits.of(WaitCause::Turn).increment(1);
+            if exchange.has_no_time_for(left) {
+                // It would give up before its turn came, for nothing.
+                limit.metrics.decisions.of(LimitDecision::Refused).increment(1);
+                let refusal = Refusal { retry_after: Some(left), remaining: 0, reset: left };
+                return Err(refuse(exchange, limit, &refusal).into());
+            }
+        }
+        wait(exchange, left.min(LOOK_AGAIN)).await?;
+    }
+}
+
+/// How long it is until a request's turn by what the limit says now.
+fn left(exchange: &Exchange, limit: &Arc<Limit>, paid: &Paid, now: Stamp) -> Duration {
+    let taken = match paid {
+        Paid::Here(taken) => taken,
+        Paid::Shared { turn, .. } => {
+            return turn.map_or(Duration::ZERO, |turn| turn.saturating_duration_since(Instant::now()));
+        }
+    };
+    let view = exchange.connection().worker.view();
+    let limits = &view.snapshot().limits;
+    let newest = limits.binary_search_by(|other| other.name().cmp(limit.name())).ok();
+    let newest = newest.and_then(|index| limits.get(index)).unwrap_or(limit);
+    newest.limiter.wait_of(taken, now)
+}
+
+/// The refusal of a limit, as the client gets it.
+fn refuse(exchange: &mut Exchange, limit: &Limit, refusal: &Refusal) -> ProxyError {
+    tell(exchange, limit, refusal.remaining, refusal.reset);
+    let error = ProxyError::new(Reason::RateLimit).by(limit.name());
+    let Some(wait) = refusal.retry_after else {
+        return error.hopeless().because("the request costs more than the limit ever grants at once");
+    };
+    // Not all of those who are refused together come back together.
+    let jitter = exchange.connection().worker.rng(|rng| rng.f64() * JITTER);
+    error.retry_after(wait.saturating_add(wait.mul_f64(jitter)))
+}
+
+/// Up to this part is added to what a client is told to wait.
+const JITTER: f64 = 0.1;
+
+/// Has the answer say what is left of a limit.
+fn tell(exchange: &mut Exchange, limit: &Limit, remaining: u32, reset: Duration) {
+    exchange.notice(ratelimit::RATELIMIT_POLICY, limit.policy.clone());
+    exchange.notice(ratelimit::RATELIMIT, ratelimit::state(limit.name(), remaining, reset));
+}
