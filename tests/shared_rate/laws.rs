@@ -63,7 +63,7 @@ fn turns_are_as_far_apart_as_the_rate_says() {
     // One each ten minutes, less what has passed since the first.
     for (turn, wait) in (0_u32..).zip(&waits) {
         let full = Duration::from_mins(10) * turn;
-        assert!(*wait <= full && full - *wait < Duration::from_mins(1), "{turn}: {wait:?}");
+        assert!(*wait <= full && *wait + Duration::from_mins(1) > full, "{turn}: {wait:?}");
     }
     let refused = runtime().block_on(take(&limits[0], None, 1));
     let Answer::Refused { retry_after: Some(after), .. } = refused else { panic!("{refused:?}") };
@@ -189,7 +189,7 @@ fn what_costs_more_than_there_ever_is_never_goes() {
     assert!(granted(&limit, None, 5));
     let told = runtime().block_on(take(&limit, None, 2));
     let Answer::Refused { retry_after: Some(after), remaining: 0 } = told else { panic!("{told:?}") };
-    assert!(after > Duration::from_mins(119) && after <= Duration::from_mins(120), "{after:?}");
+    assert!(after > Duration::from_mins(119) && after <= Duration::from_hours(2), "{after:?}");
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn the_largest_and_the_slowest_are_counted_exactly() {
     assert!(granted(&slow, None, most - 1));
     let (after, remaining) = refusal(&slow, 1001);
     let hours = Duration::from_hours(1000);
-    assert!(after <= hours && hours - after < Duration::from_mins(1), "{after:?}");
+    assert!(after <= hours && after + Duration::from_mins(1) > hours, "{after:?}");
     assert_eq!(remaining, 1);
     assert!(granted(&slow, None, 1) && !granted(&slow, None, 1));
     // As many per second, in buckets of one: it is there again before anybody can ask.

@@ -12,6 +12,8 @@
     clippy::indexing_slicing,
     clippy::print_stderr,
     clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     unreachable_pub,
     reason = "a test fails by panicking"
 )]

@@ -34,7 +34,7 @@ impl Redis {
     pub fn with(arguments: &[&str]) -> Self {
         let address = unused_address();
         let port = address.port().to_string();
-        Self::begin(address, [&["--port", port.as_str()], arguments].concat(), &[])
+        Self::begin(address, &[&["--port", port.as_str()], arguments].concat(), &[])
     }
 
     /// A server on which everybody needs this password.
@@ -44,7 +44,7 @@ impl Redis {
         let port = address.port().to_string();
         Self::begin(
             address,
-            vec!["--port", &port, "--requirepass", password],
+            &["--port", &port, "--requirepass", password],
             &["-a", password, "--no-auth-warning"],
         )
     }
@@ -56,7 +56,7 @@ impl Redis {
         let port = address.port().to_string();
         let (cert, key) = (identity.cert.to_str().unwrap(), identity.key.to_str().unwrap());
         let ca = ca.to_str().unwrap();
-        let arguments = vec![
+        let arguments = [
             "--port",
             "0",
             "--tls-port",
@@ -70,12 +70,12 @@ impl Redis {
             "--tls-auth-clients",
             "no",
         ];
-        Self::begin(address, arguments, &["--tls", "--cacert", ca])
+        Self::begin(address, &arguments, &["--tls", "--cacert", ca])
     }
 
-    fn begin(address: SocketAddr, arguments: Vec<&str>, access: &[&str]) -> Self {
+    fn begin(address: SocketAddr, arguments: &[&str], access: &[&str]) -> Self {
         let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
-        let (arguments, access) = (owned(&arguments), owned(access));
+        let (arguments, access) = (owned(arguments), owned(access));
         let mut redis = Self { folder: TempDir::new().unwrap(), address, arguments, access, child: None };
         redis.run();
         redis.answers();
