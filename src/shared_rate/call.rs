@@ -14,6 +14,7 @@ pub(super) enum Script {
     Window,
 }
 
+#[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "nobody to run them"))]
 impl Script {
     pub(super) const ALL: [Self; 2] = [Self::Bucket, Self::Window];
 
@@ -40,6 +41,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 }
 
 /// One question.
+#[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "nobody to ask"))]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Call {
     pub(super) script: Script,
@@ -99,6 +101,7 @@ pub(super) struct Reply {
     pub(super) window: u64,
 }
 
+#[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "nobody who says anything"))]
 impl Reply {
     /// From what a script returned; `None` when none of ours did.
     pub(super) fn parse(numbers: &[i64]) -> Option<Self> {

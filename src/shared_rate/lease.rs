@@ -1,10 +1,12 @@
 //! Tokens that were taken ahead: one atomic word.
 
-use std::sync::atomic::{
-    AtomicU32, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
+use std::{
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{AcqRel, Acquire, Relaxed, Release},
+    },
+    time::Duration,
 };
-use std::time::Duration;
 
 use crate::policy::Stamp;
 
@@ -37,6 +39,7 @@ impl Word {
         )
     }
 
+    #[expect(clippy::cast_possible_truncation, reason = "22 bits")]
     const fn left(self) -> u32 {
         (self.0 & MOST as u64) as u32
     }
@@ -45,7 +48,6 @@ impl Word {
         (self.0 >> LEFT_BITS) & UNTIL_MASK
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "16 bits are left")]
     const fn owner(self) -> u16 {
         (self.0 >> (LEFT_BITS + UNTIL_BITS)) as u16
     }
@@ -169,7 +171,7 @@ impl Lease {
     pub(super) fn assign(&self, tag: u64, now: Stamp) {
         self.tag.store(0, Release);
         let owner = Word(self.word.load(Relaxed)).owner().wrapping_add(1);
-        self.word.swap(Word::new(0, 0, owner).0, std::sync::atomic::Ordering::AcqRel);
+        self.word.swap(Word::new(0, now.as_micros() >> UNIT_SHIFT, owner).0, AcqRel);
         for word in [&self.beyond, &self.low, &self.missed] {
             word.store(0, Relaxed);
         }
@@ -246,3 +248,6 @@ impl Lease {
 const fn units(now: Stamp) -> u32 {
     (now.as_micros() >> UNIT_SHIFT) as u32
 }
+
+#[cfg(test)]
+mod tests;

@@ -134,6 +134,9 @@ impl SharedLimit {
         }
         let tag = self.leases.tag(key.map_or(0, |(_, hash)| hash));
         if let Some(lease) = self.leases.find(tag) {
+            if cost == 0 {
+                return Take::Granted { remaining: lease.beyond(), wait: Duration::ZERO };
+            }
             match lease.take(tag, cost, now) {
                 Held::Granted { left, more } => {
                     if more {
@@ -144,7 +147,8 @@ impl SharedLimit {
                     return Take::Granted { remaining, wait: Duration::ZERO };
                 }
                 Held::Refused(rest) => {
-                    return Take::Refused { retry_after: Some(rest), remaining: lease.beyond() };
+                    let remaining = lease.beyond().saturating_add(lease.left());
+                    return Take::Refused { retry_after: Some(rest), remaining };
                 }
                 Held::Nothing => {}
             }
@@ -232,12 +236,11 @@ pub struct Asking {
 impl Asking {
     /// Waits for what Redis says, [`PATIENCE`] at most. Needs a tokio runtime with time.
     pub async fn answer(mut self) -> Answer {
-        let told = match tokio::time::timeout(PATIENCE, &mut self.told).await {
-            Ok(told) => told.ok(),
-            Err(_) => {
-                self.limit.gate.tallies.late.fetch_add(1, Relaxed);
-                self.last_word()
-            }
+        let told = if let Ok(told) = tokio::time::timeout(PATIENCE, &mut self.told).await {
+            told.ok()
+        } else {
+            self.limit.gate.tallies.late.fetch_add(1, Relaxed);
+            self.last_word()
         };
         if matches!(told, None | Some(Answer::Fallback)) {
             self.limit.fallbacks.fetch_add(1, Relaxed);

@@ -28,6 +28,7 @@
 //! [`Desk`] and the leases are pure: moments are passed in. Redis 5 or newer (scripts that read the clock and then write);
 //! a cluster works as long as the address leads to the node that has the key, since the keys of a limit are on one.
 
+mod account;
 mod call;
 mod client;
 mod desk;

@@ -75,7 +75,54 @@ impl Leases {
 }
 
 /// Which set a tag belongs to: as good as a remainder, without a division.
-#[expect(clippy::cast_possible_truncation, reason = "below `sets`")]
 fn place(tag: u64, sets: usize) -> usize {
     (((tag >> 32) * sets as u64) >> 32) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Stamp {
+        Stamp::from_micros(1_024_000 + ms * 1024)
+    }
+
+    #[test]
+    fn one_for_all_has_one_whatever_the_key() {
+        let leases = Leases::new(None);
+        assert_eq!(leases.tag(17), leases.tag(0));
+        assert!(leases.find(leases.tag(17)).is_some());
+        assert_eq!(leases.all().count(), 1);
+        assert!(leases.assign(Leases::ALL, at(0), |_| false).is_some());
+    }
+
+    #[test]
+    fn the_least_recently_used_that_may_go_goes() {
+        let leases = Leases::new(Some(6));
+        for tag in 1..=8 {
+            let (_, before) = leases.assign(leases.tag(tag), at(tag), |_| true).unwrap();
+            assert_eq!(before, 0, "there was room");
+        }
+        assert_eq!(leases.all().count(), 8);
+        // The first one is used again; the second has somebody who waits.
+        leases.find(1).unwrap().take(1, 1, at(20));
+        let (lease, before) = leases.assign(9, at(21), |tag| tag != 2).unwrap();
+        assert_eq!((lease.tag(), before), (9, 3));
+        assert!(leases.find(3).is_none() && leases.find(2).is_some() && leases.find(1).is_some());
+        assert!(leases.assign(10, at(22), |_| false).is_none(), "nobody may go");
+        assert_eq!(leases.all().count(), 8);
+    }
+
+    #[test]
+    fn keys_spread_over_the_sets_and_a_flood_stays_within_bounds() {
+        let leases = Leases::new(Some(1000));
+        let mut rng = fastrand::Rng::with_seed(5);
+        for key in 0..crate::policy::rounds(100_000) {
+            let tag = leases.tag(rng.u64(..));
+            leases.assign(tag, at(key / 100), |_| true).unwrap();
+            assert!(leases.find(tag).is_some());
+        }
+        assert!(leases.all().count() <= 1256, "{}", leases.all().count());
+        assert!(cfg!(miri) || leases.all().count() >= 1000);
+    }
 }

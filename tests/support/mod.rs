@@ -27,6 +27,7 @@ pub mod origin;
 pub mod programs;
 pub mod raw;
 pub mod raw_origin;
+pub mod redis;
 pub mod servers;
 pub mod weir;
 pub mod writer;

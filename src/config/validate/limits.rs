@@ -93,7 +93,10 @@ fn sharing(wire: &LimitWire, facts: &Facts<'_>, cx: &mut Cx<'_>) {
         return;
     }
     let origin = wire.share.origin;
-    let problem = if !facts.redis {
+    let problem = if !cfg!(feature = "redis") {
+        Problem::new(Code::LaterVersion, "`share: redis`, but this Weir was built without Redis")
+            .help("build it with the Cargo feature `redis`, or set `share: even`")
+    } else if !facts.redis {
         Problem::new(Code::Incomplete, "`share: redis` without a Redis")
             .help("give the file a `redis: { url: redis://host:6379 }`")
     } else if wire.scope.value != LimitScope::Service {

@@ -92,6 +92,7 @@ pub(super) fn bootstrap(file: &FileWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Opti
     let admin = listeners::admin(file, cx);
     let telemetry = listeners::telemetry(file, cx);
     let store = store::store(file, env, cx);
+    redis(file, cx);
     let log = &file.log.value;
     Some(Bootstrap {
         service: file.service.as_ref()?.value.clone(),
@@ -106,6 +107,15 @@ pub(super) fn bootstrap(file: &FileWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Opti
         listeners,
         redis: file.redis.as_ref().and_then(|redis| Some(redis.value.url.as_ref()?.value.clone())),
     })
+}
+
+/// Whether this Weir can speak with the Redis that the file names.
+fn redis(file: &FileWire, cx: &mut Cx<'_>) {
+    if let Some(redis) = file.redis.as_ref().filter(|_| !cfg!(feature = "redis")) {
+        let problem = Problem::new(Code::LaterVersion, "this Weir was built without Redis")
+            .help("build it with the Cargo feature `redis`, or take `redis` out");
+        cx.at("redis", redis.origin, |cx| cx.problem(problem, redis.origin));
+    }
 }
 
 fn instance(file: &FileWire, env: &Env<'_>, cx: &mut Cx<'_>) -> Option<Name> {

@@ -30,8 +30,8 @@ if #v == 7 then
   amount, part = v[1], v[2]
   local ds, du = second - v[3], micro - v[4]
   if du < 0 then ds, du = ds - 1, du + MILLION end
-  -- A clock that was set back stands still, once.
-  if ds < 0 then ds, du = 0, 0 end
+  -- A clock that was set back: from here it goes on.
+  if ds < 0 then ds, du, fresh = 0, 0, true end
   local whole, gained, rest = ds * v[5], nil, 0
   local old = v[6] * MILLION
   if whole >= 2000000000 * v[6] then

@@ -17,7 +17,7 @@ local second, micro = tonumber(time[1]), tonumber(time[2])
 local epoch, inside = floor(second / per), (second % per) * 1000000 + micro
 local slot = epoch * slots + floor(inside * slots / unit)
 
-local used, newest = {}, slot
+local used, newest, fresh = {}, slot, false
 for i = 1, kept do used[i] = 0 end
 local text = redis.pcall('GET', KEYS[1])
 local v = {}
@@ -27,7 +27,7 @@ end
 if #v == kept + 1 then
   -- A clock that was set back by a slot stays in the newest one; after more, what was used counts as used just now.
   newest = v[1]
-  if newest > slot + 1 then newest = slot end
+  if newest > slot + 1 then newest, fresh = slot, true end
   if slot > newest then newest = slot end
   for i = 1, kept do
     local age = newest - (min(v[1], newest) - (i - 1))
@@ -66,7 +66,7 @@ else
   end
 end
 
-if granted > 0 or back > 0 then
+if granted > 0 or back > 0 or fresh then
   local parts = {}
   for i = 1, kept do parts[i] = string.format('%.0f', used[i]) end
   local life = ceil(until_slot(slot + kept) / 1000) + 1000
