@@ -31,6 +31,6 @@ mod breaker;
 mod ejection;
 mod hanging;
 mod harness;
-mod load;
-mod origins;
 mod world;
+
+use support::{load, unruly as origins};

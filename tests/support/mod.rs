@@ -22,6 +22,7 @@ pub mod driver;
 pub mod etcd;
 pub mod frames;
 pub mod gate;
+pub mod load;
 pub mod metrics;
 pub mod origin;
 pub mod programs;
@@ -29,6 +30,7 @@ pub mod raw;
 pub mod raw_origin;
 pub mod redis;
 pub mod servers;
+pub mod unruly;
 pub mod weir;
 pub mod writer;
 

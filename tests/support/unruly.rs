@@ -18,7 +18,7 @@ use tokio::{
     sync::watch,
 };
 
-use crate::support::{
+use super::{
     driver,
     origin::{Scripted, answer_with, with_trailers},
     weir::unused_address,
@@ -320,7 +320,7 @@ async fn answer2(request: &Request<Incoming>, shared: &Shared, watched: &Watched
         answer.headers_mut().insert("x-origin", shared.name.parse().unwrap());
         return Ok(answer);
     }
-    let body = crate::support::client::full(shared.name.clone());
+    let body = super::client::full(shared.name.clone());
     Ok(answer_with(status, &[("x-origin", &shared.name)], body))
 }
 
