@@ -41,7 +41,6 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 }
 
 /// One question.
-#[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "nobody to ask"))]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Call {
     pub(super) script: Script,
