@@ -12,6 +12,12 @@ const BATCH: usize = 100;
 
 const MAX_KEYS: f64 = 10_000.0;
 
+/// What a key is granted.
+const BURST: usize = 10;
+
+/// So few keys that all are remembered.
+const FEW: usize = 5_000;
+
 fn keys() -> usize {
     let default = if strict() { 1_000_000 } else { 200_000 };
     std::env::var("WEIR_SHEDDING_KEYS").map_or(default, |number| number.parse().expect("a number"))
@@ -25,7 +31,7 @@ fn a_flood_of_them_is_forgotten_but_not_who_is_refused() {
         "pod-1",
         "",
         &format!(
-            "  upstreams: {{ app: {{ endpoints: [\"{}\"], breaker: open }} }}\n  routes: {{ all: {{ match: {{ listener: outbound }}, upstream: app }} }}\n  limits:\n    each: {{ key: header:x-user, rate: 1/h, burst: 1, max_keys: {MAX_KEYS} }}\n",
+            "  upstreams: {{ app: {{ endpoints: [\"{}\"], breaker: open }} }}\n  routes: {{ all: {{ match: {{ listener: outbound }}, upstream: app }} }}\n  limits:\n    each: {{ key: header:x-user, rate: {BURST}/h, burst: {BURST}, max_keys: {MAX_KEYS} }}\n",
             origin.address
         ),
     );
@@ -43,11 +49,21 @@ fn a_flood_of_them_is_forgotten_but_not_who_is_refused() {
         let statuses: Vec<_> = (0..=BATCH).map(|_| raw.answer().status()).collect();
         (statuses[0], statuses[1..].iter().filter(|status| **status == 503).count())
     };
-    assert_eq!(batch(0), (503, BATCH), "the first request of each is granted");
-    assert_eq!(batch(0), (429, 0), "the second of none");
+    for _ in 0..BURST {
+        assert_eq!(batch(0), (503, BATCH), "these are granted");
+    }
+    assert_eq!(batch(0), (429, 0), "and no more");
+    // A few keys, again and again: what the path costs without a flood.
+    let few = FEW..FEW * 2;
+    few.clone().step_by(BATCH).for_each(|from| assert_eq!(batch(from), (429, BATCH)));
+    let began = Instant::now();
+    for _ in 1..BURST {
+        few.clone().step_by(BATCH).for_each(|from| assert_eq!(batch(from), (429, BATCH)));
+    }
+    let usual = began.elapsed() / u32::try_from(FEW * (BURST - 1)).unwrap();
     // Full once, and what it needs is there.
-    let warm = 20_000;
-    (BATCH..warm).step_by(BATCH).for_each(|from| assert_eq!(batch(from), (429, BATCH)));
+    let warm = 40_000;
+    (FEW * 2..warm).step_by(BATCH).for_each(|from| assert_eq!(batch(from), (429, BATCH)));
     let (before, began) = (resident(), Instant::now());
     let mut most = 0.0_f64;
     for from in (warm..warm + keys()).step_by(BATCH) {
@@ -56,7 +72,12 @@ fn a_flood_of_them_is_forgotten_but_not_who_is_refused() {
             most = most.max(known());
         }
     }
+    let each = began.elapsed() / u32::try_from(keys()).unwrap();
     let grown = resident() - before;
+    eprintln!("a request takes {usual:?} with few keys and {each:?} in the flood");
+    // That is promised of an optimised binary.
+    let optimised = std::env::var_os("WEIR_TEST_BINARY").is_some();
+    assert!(!strict() || !optimised || each <= usual + usual / 10, "{each:?}, and {usual:?} without a flood");
     eprintln!(
         "{} keys in {:?}: {most} remembered at most, resident {:.1} MiB and {:.2} MiB more after it",
         keys(),
@@ -64,10 +85,15 @@ fn a_flood_of_them_is_forgotten_but_not_who_is_refused() {
         before / 1048576.0,
         grown / 1048576.0
     );
-    assert!(most <= MAX_KEYS * 1.25 + 1.0, "{most}");
+    // A quarter more, and up to a whole set of sixteen.
+    assert!(most <= MAX_KEYS * 1.25 + 16.0, "{most}");
     // Not a byte a key: noise of the allocator.
     assert!(grown < 8.0 * 1048576.0, "{grown}");
     assert_eq!(origin.requests(), 0);
     // Who has just been here is known still.
-    assert_eq!(batch(warm + keys() - BATCH), (429, 0));
+    let last = warm + keys() - BATCH;
+    for _ in 1..BURST {
+        assert_eq!(batch(last), (429, BATCH));
+    }
+    assert_eq!(batch(last), (429, 0));
 }

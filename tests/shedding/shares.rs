@@ -209,25 +209,36 @@ fn redis_makes_it_exact_and_its_death_makes_it_even() {
     let (rate, before) = measure();
     exact("with Redis", rate);
 
-    let death = Instant::now();
-    redis.kill();
-    falls_back(true);
-    let (rate, _) = measure();
-    // The one that gets most has a third, the others what they are offered.
-    eprintln!("without Redis: {rate:.1} a second");
-    assert!(rate <= 1.05 * target, "{rate}");
-    for weir in &weirs {
-        assert!((effective(weir) - target / 3.0).abs() < 0.01, "{}", effective(weir));
-    }
-    let during: Vec<_> = loads.iter().flat_map(|load| load.since(death)).collect();
-    assert!(during.iter().all(|sample| [200, 429].contains(&sample.status)), "{:?}", tally(&during));
-    let usual = quantile(&before, 0.999);
-    let most = quantile(&during, 1.0);
-    promised("the longest request while Redis died", most, usual + Duration::from_millis(25));
+    // Killed, it refuses connections; frozen, it does not answer.
+    for frozen in [false, true] {
+        let death = Instant::now();
+        if frozen {
+            redis.freeze();
+        } else {
+            redis.kill();
+        }
+        falls_back(true);
+        let (rate, _) = measure();
+        // The one that gets most has a third, the others what they are offered.
+        eprintln!("without Redis: {rate:.1} a second");
+        assert!(rate <= 1.05 * target, "{rate}");
+        for weir in &weirs {
+            assert!((effective(weir) - target / 3.0).abs() < 0.01, "{}", effective(weir));
+        }
+        let during: Vec<_> = loads.iter().flat_map(|load| load.since(death)).collect();
+        assert!(during.iter().all(|sample| [200, 429].contains(&sample.status)), "{:?}", tally(&during));
+        let usual = quantile(&before, 0.999);
+        let most = quantile(&during, 1.0);
+        promised("the longest request without Redis", most, usual + Duration::from_millis(21));
 
-    redis.run();
-    redis.answers();
-    falls_back(false);
-    let (rate, _) = measure();
-    exact("with Redis again", rate);
+        if frozen {
+            redis.thaw();
+        } else {
+            redis.run();
+        }
+        redis.answers();
+        falls_back(false);
+        let (rate, _) = measure();
+        exact("with Redis again", rate);
+    }
 }
