@@ -2,7 +2,7 @@
 //!
 //! - `cargo bench --bench policy` measures everything; it needs `etcd` and `valgrind`, and builds nothing but itself:
 //!   the release binary must be there (`cargo build --release`).
-//! - `cargo bench --bench policy -- changes`, `puts`, `requests`, `resilience` or `herd` measures one part.
+//! - `cargo bench --bench policy -- changes`, `puts`, `requests`, `resilience`, `levers` or `herd` measures one part.
 //!
 //! Nothing here asserts how fast the machine is.
 
@@ -14,6 +14,7 @@
 
 mod changes;
 mod herd;
+mod levers;
 mod machinery;
 mod naive;
 mod puts;
@@ -34,6 +35,9 @@ fn main() {
     }
     if wanted("resilience") {
         resilience::measure();
+    }
+    if wanted("levers") {
+        levers::measure();
     }
     if wanted("herd") {
         herd::measure();

@@ -33,7 +33,7 @@ pub(crate) fn measure() {
 }
 
 /// By how much `count` is above `plain`, in percent.
-fn more(count: u64, plain: u64) -> String {
+pub(crate) fn more(count: u64, plain: u64) -> String {
     let tenths = (i128::from(count) - i128::from(plain)) * 1000 / i128::from(plain.max(1));
     let sign = if tenths < 0 { "−" } else { "+" };
     format!("{sign}{}.{} %", tenths.abs() / 10, tenths.abs() % 10)

@@ -31,32 +31,73 @@ const X_WEIR_SWITCH: HeaderName = HeaderName::from_static("x-weir-switch");
 /// Fields that an answer gets besides those of its own.
 pub(super) type Notices = SmallVec<[(HeaderName, HeaderValue); 4]>;
 
-/// Takes a request through what policy has for it; it may come out with another upstream.
-pub(super) async fn pass(exchange: &mut Exchange, upstream: LocalUpstream) -> Result<LocalUpstream, Instead> {
-    let view = exchange.view().clone();
-    let listener = exchange.connection().listener.index;
-    let Some(gate) = view.snapshot().gates.of(listener, exchange.route) else { return Ok(upstream) };
-    let upstream =
-        if gate.switches.is_empty() { upstream } else { switches(exchange, &view, gate, upstream).await? };
-    if !gate.limits.is_empty() {
-        rates::pass(exchange, gate).await?;
-    }
-    Ok(upstream)
+/// How far a request has come without waiting.
+pub(super) enum Entered {
+    /// It is through, perhaps with another upstream.
+    Through(LocalUpstream),
+    /// It has to wait.
+    Waiting(Waiting),
 }
 
-async fn switches(
+/// A request that has to wait in the gate, or that might have to.
+pub(super) struct Waiting {
+    gate: Arc<Gate>,
+    upstream: LocalUpstream,
+    /// How long, before it goes on.
+    delay: Duration,
+    /// The switch that it meets next.
+    next: usize,
+}
+
+/// Takes a request through what policy has for it, as far as it comes without waiting. Most come through: they pay for
+/// nothing that waits.
+pub(super) fn enter(exchange: &mut Exchange, upstream: LocalUpstream) -> Result<Entered, Instead> {
+    let view = exchange.view().clone();
+    let listener = exchange.connection().listener.index;
+    let Some(gate) = view.snapshot().gates.of(listener, exchange.route) else {
+        return Ok(Entered::Through(upstream));
+    };
+    let mut upstream = upstream;
+    if let Some((delay, next)) = switches(exchange, &view, gate, 0, &mut upstream)? {
+        return Ok(Entered::Waiting(Waiting { gate: gate.clone(), upstream, delay, next }));
+    }
+    if gate.limits_wait {
+        let next = gate.switches.len();
+        return Ok(Entered::Waiting(Waiting { gate: gate.clone(), upstream, delay: Duration::ZERO, next }));
+    }
+    if !gate.limits.is_empty() {
+        rates::take(exchange, gate)?;
+    }
+    Ok(Entered::Through(upstream))
+}
+
+impl Waiting {
+    /// Takes the request the rest of the way.
+    pub(super) async fn pass(mut self, exchange: &mut Exchange) -> Result<LocalUpstream, Instead> {
+        let view = exchange.view().clone();
+        loop {
+            wait(exchange, self.delay).await?;
+            match switches(exchange, &view, &self.gate, self.next, &mut self.upstream)? {
+                Some((delay, next)) => (self.delay, self.next) = (delay, next),
+                None => break,
+            }
+        }
+        rates::pass(exchange, &self.gate).await?;
+        Ok(self.upstream)
+    }
+}
+
+/// Has the switches act, from the one in this place on. Where one makes the request wait, how long, and which is the next.
+fn switches(
     exchange: &mut Exchange,
     view: &Rc<View>,
     gate: &Gate,
-    upstream: LocalUpstream,
-) -> Result<LocalUpstream, Instead> {
-    for switch in &gate.switches {
-        let Some(mode) = mode_of(exchange, switch) else { continue };
-        if let Action::Shed { below } = switch.config.action
-            && !is_below(exchange, below)
-        {
-            continue;
-        }
+    from: usize,
+    upstream: &mut LocalUpstream,
+) -> Result<Option<(Duration, usize)>, Instead> {
+    let mut next = from;
+    while let Some((place, switch, mode)) = first(exchange, gate, next) {
+        next = place + 1;
         switch.metrics.hits.of(mode).increment(1);
         if mode == SwitchMode::Observe {
             continue;
@@ -68,7 +109,7 @@ async fn switches(
             Action::Annotate(headers) => exchange.annotate(headers),
             Action::Delay { p50, max } => {
                 let span = exchange.connection().worker.rng(|rng| delay(*p50, *max, rng.f64()));
-                wait(exchange, span).await?;
+                return Ok(Some((span, next)));
             }
             // A tunnel leads where its client says, or nowhere.
             Action::Reroute(_) if exchange.parts.method == Method::CONNECT => {}
@@ -78,12 +119,27 @@ async fn switches(
                     return Err(ProxyError::new(Reason::Internal).because("switch without upstream").into());
                 };
                 exchange.know_upstream(other);
-                return Ok(other.clone());
+                *upstream = other.clone();
+                return Ok(None);
             }
             _ => return Err(ends(exchange, switch)),
         }
     }
-    Ok(upstream)
+    Ok(None)
+}
+
+/// The first switch that acts on a request, from the one in this place on; where it is, and in which mode it acts.
+fn first<'g>(
+    exchange: &Exchange,
+    gate: &'g Gate,
+    from: usize,
+) -> Option<(usize, &'g Arc<Switch>, SwitchMode)> {
+    let rest = gate.switches.get(from..).filter(|rest| !rest.is_empty())?;
+    let request = exchange.as_seen();
+    rest.iter().enumerate().find_map(|(place, switch)| {
+        let mode = mode_of(exchange, switch, &request)?;
+        Some((from + place, switch, mode))
+    })
 }
 
 /// How a request gets its answer from a switch.
@@ -110,7 +166,7 @@ fn ends(exchange: &Exchange, switch: &Arc<Switch>) -> Instead {
 }
 
 /// In which mode a switch acts on a request; `None` = it does not.
-fn mode_of(exchange: &Exchange, switch: &Switch) -> Option<SwitchMode> {
+fn mode_of(exchange: &Exchange, switch: &Switch, request: &RequestView<'_>) -> Option<SwitchMode> {
     let mode = match switch.config.state {
         SwitchState::On => SwitchMode::On,
         SwitchState::Observe => SwitchMode::Observe,
@@ -118,14 +174,15 @@ fn mode_of(exchange: &Exchange, switch: &Switch) -> Option<SwitchMode> {
         SwitchState::Auto if switch.automatic.is_on() => SwitchMode::Auto,
         SwitchState::Auto | SwitchState::Off => return None,
     };
-    let request = exchange.as_seen();
-    if !switch.matcher.matches(&request) {
+    if !switch.matcher.matches(request) {
         return None;
     }
-    match switch.config.state {
-        SwitchState::Share(share) => falls_within(exchange, switch, &request, share).then_some(mode),
-        _ => Some(mode),
-    }
+    let acts = match (&switch.config.action, switch.config.state) {
+        (Action::Shed { below }, _) if !is_below(exchange, *below) => false,
+        (_, SwitchState::Share(share)) => falls_within(exchange, switch, request, share),
+        _ => true,
+    };
+    acts.then_some(mode)
 }
 
 /// Whether a request is among those that a share is of: a client that is in at 25 % is in at 50 % too, and at every

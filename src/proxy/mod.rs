@@ -32,6 +32,7 @@ pub(crate) use answer::ResponseBody;
 pub(crate) use exchange::Exchange;
 pub(crate) use passthrough::Passthrough;
 
+use self::gate::Entered;
 use crate::{
     error::{ProxyError, Reason},
     http::framing::{self, Forwards},
@@ -94,7 +95,11 @@ async fn dispatch(exchange: &mut Exchange) -> Result<attempt::Answer, Instead> {
         Err(unmatched) => passthrough::resolve(exchange, unmatched)?,
         Ok(found) => found,
     };
-    let upstream = gate::pass(exchange, upstream).await?;
+    let upstream = match gate::enter(exchange, upstream)? {
+        Entered::Through(upstream) => upstream,
+        // Boxed: every request would have room for it.
+        Entered::Waiting(waiting) => Box::pin(waiting.pass(exchange)).await?,
+    };
     let mut outgoing = outgoing::prepare(exchange, wish)?;
     let (limits, flow) = (exchange.limits, exchange.flow().clone());
     let deadlines = exchange.connection().worker.deadlines.clone();

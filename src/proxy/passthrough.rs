@@ -18,7 +18,13 @@ use std::{
 use ::http::{HeaderMap, StatusCode, Version, uri::Scheme};
 use hyper::upgrade::OnUpgrade;
 
-use super::{Instead, attempt, exchange::Exchange, gate, limits::TimeLimits, tunnel};
+use super::{
+    Instead, attempt,
+    exchange::Exchange,
+    gate::{self, Entered},
+    limits::TimeLimits,
+    tunnel,
+};
 use crate::{
     config::{
         Name,
@@ -255,7 +261,10 @@ pub(super) async fn connect(exchange: &mut Exchange) -> Result<Box<Established>,
     let place = passthrough.begin_tunnel()?;
     let upstream = passthrough.destination(exchange, address);
     exchange.know_upstream(&upstream);
-    let upstream = gate::pass(exchange, upstream).await?;
+    let upstream = match gate::enter(exchange, upstream)? {
+        Entered::Through(upstream) => upstream,
+        Entered::Waiting(waiting) => waiting.pass(exchange).await?,
+    };
     exchange.limits = TimeLimits::begin(exchange, &passthrough.route.config);
     let Some(candidate) = upstream.candidates.first() else {
         return Err(ProxyError::new(Reason::Internal).because("a destination without endpoint").into());

@@ -15,7 +15,7 @@ use super::{Registry, Route};
 use crate::{
     config::{
         Name,
-        policy::{self, Action, Cost, LimitScope, LimitState, SwitchState},
+        policy::{self, Action, Algorithm, Cost, LimitScope, LimitState, SwitchState},
     },
     http::ratelimit,
     listener::Listener,
@@ -117,6 +117,13 @@ impl Limit {
         }
     }
 
+    /// Whether it may make a request wait: for its turn, or for Redis.
+    fn may_wait(&self) -> bool {
+        let paces =
+            matches!(self.config.algorithm, Algorithm::LeakyBucket { max_wait, .. } if !max_wait.is_zero());
+        paces || self.shared.is_some()
+    }
+
     /// By how many its rate is divided.
     pub fn instances(&self) -> u32 {
         self.limiter.settings().share.get()
@@ -130,6 +137,8 @@ pub struct Gate {
     pub switches: Vec<Arc<Switch>>,
     /// By name; none that is off. Those that Redis counts come later, those that only observe last.
     pub limits: Vec<Arc<Limit>>,
+    /// Some of the limits may make a request wait.
+    pub limits_wait: bool,
 }
 
 /// Which gate a request goes through: one for each listener, and one for each of its routes that a rule names.
@@ -173,9 +182,12 @@ impl Gates {
             .collect();
         let gate = |listener: &Name, route: Option<&Name>| {
             let of = |matcher: &Matcher| matcher.applies_to(listener, route);
+            let limits: Vec<_> =
+                limits.iter().filter(|one| of(&one.matcher)).map(|one| Arc::clone(one)).collect();
             Gate {
                 switches: switches.iter().filter(|one| of(&one.matcher)).map(|one| Arc::clone(one)).collect(),
-                limits: limits.iter().filter(|one| of(&one.matcher)).map(|one| Arc::clone(one)).collect(),
+                limits_wait: limits.iter().any(|limit| limit.may_wait()),
+                limits,
             }
         };
         let of_listener = |listener: &Arc<Listener>| {

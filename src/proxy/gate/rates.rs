@@ -83,16 +83,106 @@ impl Drop for Purse<'_> {
     }
 }
 
-/// Takes from every limit that matches what the request costs, or from none.
+/// Takes from every limit that matches what the request costs, or from none. For gates where none makes a request wait.
+pub(super) fn take(exchange: &mut Exchange, gate: &Gate) -> Result<(), Instead> {
+    let now = exchange.now();
+    if let [limit] = gate.limits.as_slice() {
+        let request = exchange.as_seen();
+        if !limit.matcher.matches(&request) {
+            return Ok(());
+        }
+        let claim = claim(exchange, limit, &request);
+        return match limit.limiter.take(claim.key, claim.cost, now) {
+            Decision::Granted(taken) => {
+                grant(exchange, &claim, &taken, now);
+                Ok(())
+            }
+            Decision::Refused(refusal) => refuse_or_observe(exchange, &claim, &refusal),
+        };
+    }
+    let claims = claims(exchange, gate);
+    // The first one is about to be asked in earnest.
+    let others = claims.iter().filter(|claim| !claim.limit.observes()).skip(1);
+    if let Some(refusal) = others.into_iter().find_map(|claim| refusal(claim, now)) {
+        return Err(refuse_by_longest(exchange, &claims, refusal, now));
+    }
+    let mut all = SmallVec::<[(&Claim<'_>, Taken); 4]>::new();
+    for claim in &claims {
+        match claim.limit.limiter.take(claim.key, claim.cost, now) {
+            Decision::Granted(taken) => all.push((claim, taken)),
+            Decision::Refused(_) if claim.limit.observes() => claim.counts(LimitDecision::WouldRefuse),
+            Decision::Refused(refusal) => {
+                for (claim, taken) in &all {
+                    claim.limit.limiter.give_back(claim.key, taken, now);
+                }
+                return Err(refuse_by_longest(exchange, &claims, (claim.limit, refusal), now));
+            }
+        }
+    }
+    for (claim, taken) in &all {
+        grant(exchange, claim, taken, now);
+    }
+    Ok(())
+}
+
+fn grant(exchange: &mut Exchange, claim: &Claim<'_>, taken: &Taken, now: Stamp) {
+    claim.counts(LimitDecision::Granted);
+    if claim.limit.config.headers == LimitHeaders::Always {
+        tell(exchange, claim.limit, taken.remaining, claim.limit.limiter.reset_of(taken, now));
+    }
+}
+
+#[cold]
+fn refuse_or_observe(exchange: &mut Exchange, claim: &Claim<'_>, refusal: &Refusal) -> Result<(), Instead> {
+    if claim.limit.observes() {
+        claim.counts(LimitDecision::WouldRefuse);
+        return Ok(());
+    }
+    claim.counts(LimitDecision::Refused);
+    Err(refuse(exchange, claim.limit, refusal).into())
+}
+
+/// Why a limit would refuse now, if it would.
+fn refusal<'g>(claim: &Claim<'g>, now: Stamp) -> Option<(&'g Arc<Limit>, Refusal)> {
+    match claim.limit.limiter.peek(claim.key, claim.cost, now) {
+        Decision::Refused(refusal) => Some((claim.limit, refusal)),
+        Decision::Granted(_) => None,
+    }
+}
+
+/// The refusal of the limit that refuses for longest; each that does is counted. `known` refuses for sure.
+#[cold]
+fn refuse_by_longest(
+    exchange: &mut Exchange,
+    claims: &[Claim<'_>],
+    known: (&Arc<Limit>, Refusal),
+    now: Stamp,
+) -> Instead {
+    let wait = |refusal: &Refusal| refusal.retry_after.unwrap_or(Duration::MAX);
+    known.0.metrics.decisions.of(LimitDecision::Refused).increment(1);
+    let mut longest = known;
+    let own = |claim: &&Claim<'_>| {
+        !claim.limit.observes() && claim.limit.shared.is_none() && !Arc::ptr_eq(claim.limit, known.0)
+    };
+    for (limit, refusal) in claims.iter().filter(own).filter_map(|claim| refusal(claim, now)) {
+        limit.metrics.decisions.of(LimitDecision::Refused).increment(1);
+        if wait(&longest.1) < wait(&refusal) {
+            longest = (limit, refusal);
+        }
+    }
+    refuse(exchange, longest.0, &longest.1).into()
+}
+
+/// As [`take`], where some limit may make a request wait.
 pub(super) async fn pass(exchange: &mut Exchange, gate: &Gate) -> Result<(), Instead> {
     let claims = claims(exchange, gate);
     if claims.is_empty() {
         return Ok(());
     }
     let now = exchange.now();
-    let several = claims.iter().filter(|claim| !claim.limit.observes()).count() > 1;
-    if several && let Some((claim, refusal)) = refused(&claims, now) {
-        return Err(refuse(exchange, claim.limit, &refusal).into());
+    let own = claims.iter().filter(|claim| !claim.limit.observes() && claim.limit.shared.is_none());
+    if let Some(refusal) = own.into_iter().find_map(|claim| refusal(claim, now)) {
+        return Err(refuse_by_longest(exchange, &claims, refusal, now));
     }
     let mut purse = Purse::default();
     let mut waits = false;
@@ -118,14 +208,14 @@ pub(super) async fn pass(exchange: &mut Exchange, gate: &Gate) -> Result<(), Ins
         turn(exchange, &purse).await?;
     }
     for (claim, paid) in &purse.0 {
-        claim.counts(LimitDecision::Granted);
-        if claim.limit.config.headers == LimitHeaders::Always {
-            let limiter = &claim.limit.limiter;
-            let (remaining, reset) = match paid {
-                Paid::Here(taken) => (taken.remaining, limiter.reset_of(taken, now)),
-                Paid::Shared { remaining, .. } => (*remaining, limiter.unit()),
-            };
-            tell(exchange, claim.limit, remaining, reset);
+        match paid {
+            Paid::Here(taken) => grant(exchange, claim, taken, now),
+            Paid::Shared { remaining, .. } => {
+                claim.counts(LimitDecision::Granted);
+                if claim.limit.config.headers == LimitHeaders::Always {
+                    tell(exchange, claim.limit, *remaining, claim.limit.limiter.unit());
+                }
+            }
         }
     }
     purse.spend();
@@ -214,23 +304,6 @@ fn cost(limit: &Limit, request: &RequestView<'_>) -> u32 {
             said.and_then(|text| text.trim().parse().ok()).unwrap_or(1)
         }
     }
-}
-
-/// The limit that would refuse for longest, where any would; each that would is counted.
-fn refused<'c, 'g>(claims: &'c [Claim<'g>], now: Stamp) -> Option<(&'c Claim<'g>, Refusal)> {
-    let mut worst: Option<(&Claim<'_>, Refusal)> = None;
-    let own = |claim: &&Claim<'_>| !claim.limit.observes() && claim.limit.shared.is_none();
-    for claim in claims.iter().filter(own) {
-        let Decision::Refused(refusal) = claim.limit.limiter.peek(claim.key, claim.cost, now) else {
-            continue;
-        };
-        claim.counts(LimitDecision::Refused);
-        let wait = |refusal: &Refusal| refusal.retry_after.unwrap_or(Duration::MAX);
-        if worst.as_ref().is_none_or(|(_, known)| wait(known) < wait(&refusal)) {
-            worst = Some((claim, refusal));
-        }
-    }
-    worst
 }
 
 /// Waits for the request's turn.
