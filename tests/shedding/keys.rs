@@ -12,6 +12,8 @@ const BATCH: usize = 100;
 
 const MAX_KEYS: f64 = 10_000.0;
 
+const MIB: f64 = 1_048_576.0;
+
 /// What a key is granted.
 const BURST: usize = 10;
 
@@ -82,13 +84,13 @@ fn a_flood_of_them_is_forgotten_but_not_who_is_refused() {
         "{} keys in {:?}: {most} remembered at most, resident {:.1} MiB and {:.2} MiB more after it",
         keys(),
         began.elapsed(),
-        before / 1048576.0,
-        grown / 1048576.0
+        before / MIB,
+        grown / MIB
     );
     // A quarter more, and up to a whole set of sixteen.
     assert!(most <= MAX_KEYS * 1.25 + 16.0, "{most}");
     // Not a byte a key: noise of the allocator.
-    assert!(grown < 8.0 * 1048576.0, "{grown}");
+    assert!(grown < 8.0 * MIB, "{grown}");
     assert_eq!(origin.requests(), 0);
     // Who has just been here is known still.
     let last = warm + keys() - BATCH;

@@ -55,11 +55,10 @@ fn close(what: &str, granted: f64, law: f64) {
 #[track_caller]
 fn bucket(what: &str, all: &[Shot<u16>], burst: f64) {
     let (sent, got) = (all.iter().map(|shot| shot.sent).min().unwrap(), all[0].got);
-    let last = all.iter().map(|shot| shot.got).max().unwrap();
+    let end = all.iter().map(|shot| shot.got).max().unwrap();
     let total = granted(all).count() as f64;
-    let most = burst + RATE * (last - sent).as_secs_f64() + 1.0;
+    let most = burst + RATE * (end - sent).as_secs_f64() + 1.0;
     assert!(total <= most, "{what}: {total} granted, {most} at most");
-    // The last refusals: those before them follow from what was granted until then.
     let mut refusals: Vec<_> = refused(all).collect();
     assert!(!refusals.is_empty(), "{what}: nobody was refused");
     refusals.sort_by_key(|shot| shot.sent);
@@ -68,9 +67,9 @@ fn bucket(what: &str, all: &[Shot<u16>], burst: f64) {
         let least = burst + RATE * refusal.sent.saturating_duration_since(got).as_secs_f64() - 1.0;
         assert!(until >= least, "{what}: {until} granted until a refusal, {least} at least");
     }
-    let end = refusals[refusals.len() - 1];
-    let until = granted(all).filter(|shot| shot.sent <= end.sent).count() as f64;
-    close(what, until, burst + RATE * (end.sent - sent).as_secs_f64());
+    let end = refusals[refusals.len() - 1].sent;
+    let until = granted(all).filter(|shot| shot.sent <= end).count() as f64;
+    close(what, until, burst + RATE * (end - sent).as_secs_f64());
 }
 
 #[test]
@@ -111,12 +110,15 @@ fn a_fixed_window() {
     let all = under("algorithm: fixed_window");
     // The windows are those of the clock; that of a process may be set by the time at which it began.
     let (now, clock) = (Instant::now(), SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap());
-    let at = |moment: Instant| (clock - now.saturating_duration_since(moment)).as_secs_f64();
+    let at = |moment: Instant| clock.as_secs_f64() - now.saturating_duration_since(moment).as_secs_f64();
     let skew = 0.05;
-    let (first, last) = (at(all[0].sent) as u64, at(all[all.len() - 1].got) as u64);
-    let mut exact = 0;
-    for window in first..=last {
-        let (begin, end) = (window as f64, (window + 1) as f64);
+    let (first, last) = (at(all[0].sent).floor(), at(all[all.len() - 1].got).floor());
+    let windows =
+        std::iter::successors(Some(first), |window| Some(window + 1.0)).take_while(|it| *it <= last);
+    let (mut exact, mut count) = (0, 0.0);
+    for begin in windows {
+        count += 1.0;
+        let end = begin + 1.0;
         let surely = granted(&all)
             .filter(|shot| at(shot.sent) >= begin + skew && at(shot.got) < end - skew)
             .count() as f64;
@@ -131,6 +133,6 @@ fn a_fixed_window() {
     }
     assert!(exact >= 2, "no window was full");
     let total = granted(&all).count() as f64;
-    assert!(total <= RATE * (last - first + 1) as f64, "{total} in {} windows", last - first + 1);
-    eprintln!("fixed window: {total} granted in {} windows, {exact} of them full", last - first + 1);
+    assert!(total <= RATE * count, "{total} in {count} windows");
+    eprintln!("fixed window: {total} granted in {count} windows, {exact} of them full");
 }
