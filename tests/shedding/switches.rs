@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     hammer::{Hammer, get},
-    support::{origin::Origin, raw::Raw, wait_for, wait_until, weir::Weir},
+    support::{etcd::Etcd, origin::Origin, raw::Raw, wait_for, wait_until, weir::Weir},
     world::{World, applied, promised, quantile, strict},
 };
 
@@ -50,16 +50,26 @@ fn one_acts_within_milliseconds_and_no_longer_than_its_key_is_there() {
 }
 
 #[test]
-fn one_goes_off_by_itself_although_the_store_is_away() {
+fn one_goes_off_by_itself_although_the_store_is_dead() {
+    goes_off_without_a_store(Etcd::kill);
+}
+
+#[test]
+fn one_goes_off_by_itself_although_the_store_is_frozen() {
+    goes_off_without_a_store(|etcd| etcd.freeze());
+}
+
+#[track_caller]
+fn goes_off_without_a_store(lose: impl Fn(&mut Etcd)) {
     let (mut world, origin) = (World::start(), Origin::answering(200, "ok"));
     let weir = world.weir("pod-1", "", &policy(&origin, "state: off"));
     let mut client = Raw::connect(weir.at("inbound"));
     let mut ask = || client.get("a.test", "/").status();
-    let until = jiff::Timestamp::now() + Duration::from_secs(6);
+    let until = jiff::Timestamp::now() + Duration::from_secs(4);
     world.put(&[&weir], "orders/switches/x", &format!("{{state: on, until: \"{until}\"}}"));
     let on = ask();
     assert!(on == 503 || jiff::Timestamp::now() >= until, "{on}");
-    world.etcd.kill();
+    lose(&mut world.etcd);
     let last = wait_for("it to go off", || {
         let began = jiff::Timestamp::now();
         match ask() {
