@@ -65,19 +65,22 @@ fn bucket(what: &str, all: &[Shot<u16>], burst: f64) {
     assert!(!refusals.is_empty(), "{what}: nobody was refused");
     refusals.sort_by_key(|shot| shot.sent);
     let first = refusals[0];
-    let (mut lost, mut last, stride) = (0.0, first, refusals.len().div_ceil(200));
+    let (mut missed, mut newest, stride) = (0.0, first, refusals.len().div_ceil(200));
     for (index, refusal) in refusals.iter().enumerate() {
-        lost += ((refusal.got - last.sent).as_secs_f64() * RATE - burst).max(0.0);
-        last = refusal;
+        missed += ((refusal.got - newest.sent).as_secs_f64() * RATE - burst).max(0.0);
+        newest = refusal;
         if index % stride == 0 || index + 1 == refusals.len() {
             let until = granted(all).filter(|shot| shot.sent <= refusal.got).count() as f64;
             let since = refusal.sent.saturating_duration_since(first.got).as_secs_f64();
-            let least = burst + RATE * since - 2.0 - lost;
-            assert!(until >= least, "{what}: {until} granted until a refusal, {least} at least; {lost} lost");
+            let least = burst + RATE * since - 2.0 - missed;
+            assert!(
+                until >= least,
+                "{what}: {until} granted until a refusal, {least} at least; {missed} missed"
+            );
         }
     }
-    let between = granted(all).filter(|shot| shot.sent > first.sent && shot.sent <= last.sent).count();
-    close(what, between as f64, RATE * (last.sent - first.sent).as_secs_f64());
+    let between = granted(all).filter(|shot| shot.sent > first.sent && shot.sent <= newest.sent).count();
+    close(what, between as f64, RATE * (newest.sent - first.sent).as_secs_f64());
 }
 
 #[test]
