@@ -125,9 +125,11 @@ fn a_request_may_say_what_it_costs() {
         [ask("6").status, ask("5").status, ask("nonsense").status, ask("3").status, ask("0").status],
         [200, 429, 200, 200, 200]
     );
-    // It would never be granted: to say when to come back would be a lie.
-    let never = ask("11");
-    assert_eq!((never.status, never.header("retry-after")), (429, ""));
+    // It would never be granted: to say when to come back would be a lie. However much more it is.
+    for cost in ["11", "4294967296", "99999999999999999999999"] {
+        let never = ask(cost);
+        assert_eq!((never.status, never.header("retry-after")), (429, ""), "{cost}");
+    }
 }
 
 #[test]

@@ -211,9 +211,15 @@ fn cost(limit: &Limit, request: &RequestView<'_>) -> u32 {
         Cost::Header(name) => {
             let said = request.headers.get(name).and_then(|value| value.to_str().ok());
             // What makes no sense costs as much as what says nothing.
-            said.and_then(|text| text.trim().parse().ok()).unwrap_or(1)
+            said.and_then(|text| number(text.trim())).unwrap_or(1)
         }
     }
+}
+
+/// A number of decimal digits; one that is too large is the largest there is.
+fn number(text: &str) -> Option<u32> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().unwrap_or(u32::MAX))
 }
 
 /// The limit that would refuse for longest, where any would; each that would is counted.
