@@ -10,6 +10,7 @@ use crate::{
         client::{Answer, Client, empty},
         driver,
         origin::Origin,
+        wait_until,
         weir::{File, Weir},
     },
 };
@@ -178,5 +179,52 @@ fn edits_refill_nothing_and_what_grows_is_felt_at_once() {
     change("off");
     for _ in 0..60 {
         assert_eq!(status(), 200);
+    }
+}
+
+#[test]
+fn who_has_no_time_to_wait_for_its_turn_is_told_so_at_once_and_takes_none() {
+    let origin = Origin::answering(200, "ok");
+    let weir = with(&origin, "    paced: { rate: 1/h, burst: 9, algorithm: leaky_bucket, max_wait: 20h }\n");
+    let client = Client::http1(weir.at("inbound"));
+    assert_eq!(get(&client, "/", &[]).status, 200);
+    for _ in 0..3 {
+        let answer = get(&client, "/", &[("x-weir-timeout-ms", "5000")]);
+        let wait: u64 = answer.header("retry-after").parse().unwrap();
+        // Nobody is ahead but the first one.
+        assert!(answer.status == 429 && (3_500..=3_960).contains(&wait), "{} {wait}", answer.status);
+    }
+    assert_eq!(decisions(&weir, "paced"), "1 3 0");
+    assert!((weir.metrics().sum("weir_limit_waits_total", &[("cause", "turn")])).abs() < 0.5);
+}
+
+#[test]
+fn nobody_waits_for_a_limit_that_does_not_act_any_more() {
+    let origin = Origin::answering(200, "ok");
+    let live = Live::start(
+        "",
+        &format!(
+            "  upstreams: {{ app: {{ endpoints: [\"{}\"] }} }}\n  routes: {{ all: {{ upstream: app, timeout: 0, idle_timeout: 24h }} }}\n  limits: {{ paced: {{ rate: 1/h, burst: 9, algorithm: leaky_bucket, max_wait: 20h }} }}\n",
+            origin.address
+        ),
+    );
+    let waits = || live.weir.metrics().sum("weir_limit_waits_total", &[("cause", "turn")]);
+    let mut waited = 0.0;
+    assert_eq!(live.client().get("a.test", "/").status, 200);
+    for (key, value) in
+        [("bypass", "on"), ("limits/paced", "off"), ("limits/paced", "observe"), ("limits/paced", "null")]
+    {
+        let client = live.client();
+        let waiting = client.start(client.to("a.test", "GET", "/", &[], empty()));
+        waited += 1.0;
+        wait_until("it waits for its turn", || waits() >= waited);
+        live.put(key, value);
+        assert_eq!(driver::run(waiting).unwrap().unwrap().status, 200, "{key} {value}");
+        live.unset(key);
+        wait_until("the limit acts again", || {
+            let status = live.weir.admin_get("/status").json();
+            let limit = &live.weir.admin_get("/limits").json()["paced"]["state"];
+            status["policy"]["bypass"] == false && *limit == "on"
+        });
     }
 }

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::{Exchange, Instead, wait};
 use crate::{
-    config::policy::{Cost, LimitHeaders},
+    config::policy::{Cost, LimitHeaders, LimitState},
     error::{ProxyError, Reason},
     http::ratelimit,
     policy::{
@@ -253,31 +253,37 @@ async fn turn(exchange: &mut Exchange, purse: &Purse<'_>) -> Result<(), Instead>
             return Ok(());
         };
         if !std::mem::replace(&mut counted, true) {
-            limit.metrics.waits.of(WaitCause::Turn).increment(1);
             if exchange.has_no_time_for(left) {
                 // It would give up before its turn came, for nothing.
                 limit.metrics.decisions.of(LimitDecision::Refused).increment(1);
                 let refusal = Refusal { retry_after: Some(left), remaining: 0, reset: left };
                 return Err(refuse(exchange, limit, &refusal).into());
             }
+            limit.metrics.waits.of(WaitCause::Turn).increment(1);
         }
         wait(exchange, left.min(LOOK_AGAIN)).await?;
     }
 }
 
-/// How long it is until a request's turn by what the limit says now.
+/// How long it is until a request's turn by what the limit says now; nobody waits for one that does not act any more.
 fn left(exchange: &Exchange, limit: &Arc<Limit>, paid: &Paid, now: Stamp) -> Duration {
+    let view = exchange.connection().worker.view();
+    let snapshot = view.snapshot();
+    let newest = snapshot.limits.binary_search_by(|other| other.name().cmp(limit.name())).ok();
+    let newest = newest.and_then(|index| snapshot.limits.get(index));
+    let Some(newest) = newest.filter(|newest| !snapshot.bypass && newest.config.state == LimitState::On)
+    else {
+        return Duration::ZERO;
+    };
     let taken = match paid {
         Paid::Here(taken) => taken,
         Paid::Shared { turn, .. } => {
             return turn.map_or(Duration::ZERO, |turn| turn.saturating_duration_since(Instant::now()));
         }
     };
-    let view = exchange.connection().worker.view();
-    let limits = &view.snapshot().limits;
-    let newest = limits.binary_search_by(|other| other.name().cmp(limit.name())).ok();
-    let newest = newest.and_then(|index| limits.get(index)).unwrap_or(limit);
-    newest.limiter.wait_of(taken, now)
+    // With other keys there are other buckets, of which what was taken from the old ones says nothing.
+    let same = newest.config.key == limit.config.key;
+    if same { newest } else { limit }.limiter.wait_of(taken, now)
 }
 
 /// The refusal of a limit, as the client gets it.
