@@ -10,6 +10,7 @@ use crate::{
         client::{Answer, Client, empty},
         driver,
         origin::Origin,
+        redis::Redis,
         wait_until,
         weir::{File, Weir},
     },
@@ -227,4 +228,23 @@ fn nobody_waits_for_a_limit_that_does_not_act_any_more() {
             status["policy"]["bypass"] == false && *limit == "on"
         });
     }
+}
+
+#[test]
+fn what_redis_counts_and_a_limit_only_observes_is_counted_all_the_same() {
+    const ASKED: u32 = 40;
+    let (redis, origin) = (Redis::start(), Origin::answering(200, "ok"));
+    let weir = File::to(&[origin.address])
+        .top(&format!("workers: 1\nredis: {{ url: \"redis://{}\" }}", redis.address()))
+        .policy("  limits: { seen: { rate: 3/h, burst: 3, scope: service, share: redis, state: observe } }\n")
+        .start();
+    wait_until("Redis", || weir.admin_get("/status").json()["redis"]["connected"] == true);
+    let client = Client::http1(weir.at("inbound"));
+    for _ in 0..ASKED {
+        assert_eq!(get(&client, "/", &[]).status, 200);
+    }
+    let of = |decision| weir.metrics().sum("weir_limit_decisions_total", &[("decision", decision)]);
+    wait_until("all are counted", || of("granted") + of("would_refuse") >= f64::from(ASKED));
+    // What Redis has, and at most as much by the even share, if it was late.
+    assert!((1.0..=6.0).contains(&of("granted")), "{}", decisions(&weir, "seen"));
 }

@@ -17,7 +17,7 @@ use crate::{
         rate::{Decision, Refusal, Taken},
     },
     route::RequestView,
-    shared_rate::{Answer, SharedLimit, Take},
+    shared_rate::{Answer, Asking, SharedLimit, Take},
     snapshot::{Gate, Limit},
     telemetry::{LimitDecision, WaitCause},
 };
@@ -100,7 +100,10 @@ pub(super) async fn pass(exchange: &mut Exchange, gate: &Gate) -> Result<(), Ins
         let observes = claim.limit.observes();
         let taken = match &claim.limit.shared {
             None => here(&claim, now),
-            Some(shared) => shared_by_all(exchange, &claim, shared, now).await,
+            Some(shared) => match shared_by_all(exchange, &claim, shared, now).await {
+                Some(taken) => taken,
+                None => continue,
+            },
         };
         match taken {
             Err(_) if observes => claim.counts(LimitDecision::WouldRefuse),
@@ -140,13 +143,14 @@ fn here(claim: &Claim<'_>, now: Stamp) -> Result<Paid, Refusal> {
     }
 }
 
-/// Takes from what all instances have together; from this one's even share while Redis is away.
+/// Takes from what all instances have together; from this one's even share while Redis is away. `None`: it only observes,
+/// and counts what it would have done when it knows.
 async fn shared_by_all(
     exchange: &mut Exchange,
     claim: &Claim<'_>,
     shared: &SharedLimit,
     now: Stamp,
-) -> Result<Paid, Refusal> {
+) -> Option<Result<Paid, Refusal>> {
     let granted = |remaining, wait: Duration| Paid::Shared {
         remaining,
         turn: (!wait.is_zero()).then(|| Instant::now() + wait),
@@ -157,10 +161,12 @@ async fn shared_by_all(
         reset: retry_after.unwrap_or_default(),
     };
     let asking = match shared.take(claim.shared_key(), claim.cost, now) {
-        Take::Granted { remaining, wait } => return Ok(granted(remaining, wait)),
-        Take::Refused { retry_after, remaining } => return Err(refused(retry_after, remaining)),
-        // To find out is not worth a request's time.
-        Take::Ask(_) if claim.limit.observes() => return Ok(granted(0, Duration::ZERO)),
+        Take::Granted { remaining, wait } => return Some(Ok(granted(remaining, wait))),
+        Take::Refused { retry_after, remaining } => return Some(Err(refused(retry_after, remaining))),
+        Take::Ask(asking) if claim.limit.observes() => {
+            find_out(claim, asking);
+            return None;
+        }
         Take::Ask(asking) => Some(asking),
         Take::Fallback => None,
     };
@@ -171,13 +177,31 @@ async fn shared_by_all(
         let answer = Box::pin(asking.answer()).await;
         exchange.waited += begun.elapsed();
         match answer {
-            Answer::Granted { remaining, wait } => return Ok(granted(remaining, wait)),
-            Answer::Refused { retry_after, remaining } => return Err(refused(retry_after, remaining)),
+            Answer::Granted { remaining, wait } => return Some(Ok(granted(remaining, wait))),
+            Answer::Refused { retry_after, remaining } => return Some(Err(refused(retry_after, remaining))),
             Answer::Fallback => {}
         }
     }
     claim.limit.metrics.fallbacks.increment(1);
-    here(claim, exchange.now())
+    Some(here(claim, exchange.now()))
+}
+
+/// Finds out what a limit that only observes would have said. The request does not wait for that; but to ask, and not to
+/// listen, would leave the lease empty and everything granted.
+fn find_out(claim: &Claim<'_>, asking: Asking) {
+    let (limit, key, cost) = (claim.limit.clone(), claim.key, claim.cost);
+    tokio::task::spawn_local(async move {
+        let granted = match asking.answer().await {
+            Answer::Granted { .. } => true,
+            Answer::Refused { .. } => false,
+            Answer::Fallback => {
+                limit.metrics.fallbacks.increment(1);
+                matches!(limit.limiter.take(key, cost, Stamp::of(Instant::now())), Decision::Granted(_))
+            }
+        };
+        let decision = if granted { LimitDecision::Granted } else { LimitDecision::WouldRefuse };
+        limit.metrics.decisions.of(decision).increment(1);
+    });
 }
 
 fn must_wait(paid: &Paid) -> bool {
