@@ -115,6 +115,8 @@ fn one_refusal_takes_nothing_from_the_others() {
     // What was refused anyway is not counted.
     assert_eq!(decisions(&weir, "c-seen"), "1 0 2");
     assert_eq!(decisions(&weir, "d-off"), "0 0 0");
+    // None of them has keys.
+    weir.wait_metric("weir_limit_keys", &[("limit", "a-wide")], 0.0);
 }
 
 #[test]
