@@ -57,6 +57,10 @@ async fn switches(
         {
             continue;
         }
+        // A tunnel leads where its client says, or nowhere.
+        if matches!(switch.config.action, Action::Reroute(_)) && exchange.parts.method == Method::CONNECT {
+            continue;
+        }
         switch.metrics.hits.of(mode).increment(1);
         if mode == SwitchMode::Observe {
             continue;
@@ -70,8 +74,6 @@ async fn switches(
                 let span = exchange.connection().worker.rng(|rng| delay(*p50, *max, rng.f64()));
                 wait(exchange, span).await?;
             }
-            // A tunnel leads where its client says, or nowhere.
-            Action::Reroute(_) if exchange.parts.method == Method::CONNECT => {}
             Action::Reroute(_) => {
                 let Some(other) = switch.upstream.and_then(|index| view.upstream(index)) else {
                     // Validation refuses switches to nowhere.
