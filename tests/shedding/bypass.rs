@@ -28,7 +28,7 @@ fn ask(weir: &Weir, path: &str) -> (u16, String) {
 /// What is refused and held, without times.
 fn troubles(weir: &Weir) -> (Value, Value) {
     let status = status(weir);
-    (status["refused"].clone(), status["held"].clone())
+    (status["policy"]["refused"].clone(), status["held"].clone())
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Connections that ask without a pause or with one, and note when each answer can have been decided.
 
 use std::{
+    fmt::Write,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -114,7 +115,7 @@ impl<T> Drop for Hammer<T> {
 pub fn get(path: &str, headers: &[(&str, &str)]) -> String {
     let mut text = format!("GET {path} HTTP/1.1\r\nhost: a.test\r\n");
     for (name, value) in headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
+        write!(text, "{name}: {value}\r\n").unwrap();
     }
     text + "\r\n"
 }

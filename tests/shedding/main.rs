@@ -30,9 +30,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod automatic;
 mod bypass;
 mod commands;
 mod hammer;
+mod keys;
+mod laws;
 mod plans;
+mod protocols;
+mod shares;
 mod switches;
 mod world;

@@ -29,10 +29,10 @@ impl World {
         Self { etcd, writer }
     }
 
-    /// What a file says: an instance with listeners both ways, these lines at the top, and this policy.
+    /// What a file says: an instance with listeners both ways and this policy. Indented lines of `top` belong to `store`,
+    /// the others to the file.
     pub fn file(&self, instance: &str, top: &str, policy: &str) -> String {
         let cache = if top.contains("cache:") { "" } else { "  cache: off\n" };
-        // Lines of `store` come first in `top`, indented; what follows is the file's.
         format!(
             "service: orders\ninstance: {instance}\nworkers: 2\nlog: {{ access: off }}\nstore:\n  etcd: {{ endpoints: \
              [\"{}\"], root: /weir }}\n{cache}{top}\nlisteners:\n  inbound: {{ listen: \"{{{{inbound}}}}\" }}\n  \
@@ -60,7 +60,9 @@ impl World {
     #[track_caller]
     pub fn put(&self, weirs: &[&Weir], key: &str, value: &str) -> i64 {
         let revision = self.writer.put(key, value);
-        weirs.iter().for_each(|weir| applied(weir, revision));
+        for weir in weirs {
+            applied(weir, revision);
+        }
         revision
     }
 
@@ -68,7 +70,9 @@ impl World {
     #[track_caller]
     pub fn delete(&self, weirs: &[&Weir], key: &str) -> i64 {
         let revision = self.writer.delete(key);
-        weirs.iter().for_each(|weir| applied(weir, revision));
+        for weir in weirs {
+            applied(weir, revision);
+        }
         revision
     }
 }
