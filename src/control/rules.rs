@@ -1,6 +1,9 @@
 //! `/limits` and `/switches`, and what of limits, switches and plans is brought up to date every second.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -94,10 +97,11 @@ impl Rules {
     /// All switches, by name.
     pub(super) fn switches(&self, snapshot: &Snapshot, now: Stamp) -> Value {
         let shown = snapshot.switches.iter();
-        Value::Object(shown.map(|switch| (switch.name().to_string(), self.switch(switch, now))).collect())
+        let one = |switch: &Arc<Switch>| self.switch(switch, acts(switch, snapshot), now);
+        Value::Object(shown.map(|switch| (switch.name().to_string(), one(switch))).collect())
     }
 
-    fn switch(&self, switch: &Switch, now: Stamp) -> Value {
+    fn switch(&self, switch: &Switch, acts: f64, now: Stamp) -> Value {
         let config = &switch.config;
         let [acted, observed] = hits(switch);
         let [acted_now, observed_now] = self.switches.since(switch.name(), hits(switch));
@@ -113,7 +117,7 @@ impl Rules {
         });
         json!({
             "state": state(config.state),
-            "acts": switch.share(),
+            "acts": acts,
             "automatic": automatic,
             "action": action(&config.action),
             "priority": config.priority,
@@ -129,15 +133,20 @@ pub(super) fn show(snapshot: &Snapshot) {
     for limit in &snapshot.limits {
         limit.metrics.rate.set(limit.rate_per_second());
         limit.metrics.fallback.set(f64::from(u8::from(limit.falls_back())));
-        limit.metrics.keys.set(number(limit.limiter.keys()));
+        limit.metrics.keys.set(if limit.key.is_empty() { 0.0 } else { number(limit.limiter.keys()) });
         limit.metrics.evictions.set(number(limit.limiter.evictions()));
     }
     for switch in &snapshot.switches {
-        switch.metrics.state.set(switch.share());
+        switch.metrics.state.set(acts(switch, snapshot));
     }
     for plan in &snapshot.plans {
         plan.metrics.state.set(f64::from(u8::from(plan.config.on)));
     }
+}
+
+/// The share of the requests that a switch acts on, 0 to 1: none while everything is bypassed.
+fn acts(switch: &Switch, snapshot: &Snapshot) -> f64 {
+    if snapshot.bypass { 0.0 } else { switch.share() }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a gauge; exact up to 2⁵³")]

@@ -78,6 +78,7 @@ pub(super) fn established(mut exchange: Box<Exchange>, tunnel: Established) -> R
     let mut response = Response::new(ResponseBody::empty());
     let headers = response.headers_mut();
     headers.insert(forwarded::X_REQUEST_ID, exchange.request_id().clone());
+    exchange.write_notices(headers);
     sign(exchange.connection(), headers);
     exchange.head_goes_out();
     tunnel.carry(exchange);

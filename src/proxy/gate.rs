@@ -58,7 +58,9 @@ pub(super) fn enter(exchange: &mut Exchange, upstream: LocalUpstream) -> Result<
         return Ok(Entered::Through(upstream));
     };
     let mut upstream = upstream;
-    if let Some((delay, next)) = switches(exchange, &view, gate, 0, &mut upstream)? {
+    if !gate.switches.is_empty()
+        && let Some((delay, next)) = switches(exchange, &view, gate, 0, &mut upstream)?
+    {
         return Ok(Entered::Waiting(Waiting { gate: gate.clone(), upstream, delay, next }));
     }
     if gate.limits_wait {
@@ -111,8 +113,6 @@ fn switches(
                 let span = exchange.connection().worker.rng(|rng| delay(*p50, *max, rng.f64()));
                 return Ok(Some((span, next)));
             }
-            // A tunnel leads where its client says, or nowhere.
-            Action::Reroute(_) if exchange.parts.method == Method::CONNECT => {}
             Action::Reroute(_) => {
                 let Some(other) = switch.upstream.and_then(|index| view.upstream(index)) else {
                     // Validation refuses switches to nowhere.
@@ -178,6 +178,8 @@ fn mode_of(exchange: &Exchange, switch: &Switch, request: &RequestView<'_>) -> O
         return None;
     }
     let acts = match (&switch.config.action, switch.config.state) {
+        // A tunnel leads where its client says, or nowhere.
+        (Action::Reroute(_), _) if exchange.parts.method == Method::CONNECT => false,
         (Action::Shed { below }, _) if !is_below(exchange, *below) => false,
         (_, SwitchState::Share(share)) => falls_within(exchange, switch, request, share),
         _ => true,

@@ -61,17 +61,21 @@ pub struct Matcher {
     hosts: Box<[HostPattern]>,
     paths: Box<[PathPattern]>,
     conditions: Conditions,
+    /// None of these three says anything.
+    everything: bool,
 }
 
 impl Matcher {
     /// Compiles a `match` block.
     pub fn compile(matches: &Match) -> Self {
+        let conditions = Conditions::compile(matches);
         Self {
             listener: matches.listener.clone(),
             route: matches.route.clone(),
             hosts: matches.host.as_slice().into(),
             paths: matches.path.as_slice().into(),
-            conditions: Conditions::compile(matches),
+            everything: matches.host.is_empty() && matches.path.is_empty() && conditions.is_empty(),
+            conditions,
         }
     }
 
@@ -81,8 +85,17 @@ impl Matcher {
             && self.route.as_ref().is_none_or(|wanted| Some(wanted) == route)
     }
 
+    /// Whether all parts but `listener` and `route` hold for every request.
+    pub fn matches_all(&self) -> bool {
+        self.everything
+    }
+
     /// Whether all parts but `listener` and `route` hold.
     pub fn matches(&self, request: &RequestView<'_>) -> bool {
+        self.everything || self.hold(request)
+    }
+
+    fn hold(&self, request: &RequestView<'_>) -> bool {
         (self.hosts.is_empty() || self.hosts.iter().any(|pattern| host_matches(pattern, request.host)))
             && (self.paths.is_empty() || self.paths.iter().any(|pattern| path_matches(pattern, request.path)))
             && self.conditions.hold(request)

@@ -86,6 +86,8 @@ pub struct Limit {
     pub shared: Option<Arc<SharedLimit>>,
     /// What keys are hashed with.
     pub secret: Secret,
+    /// It counts all requests, and all of them alike: nothing of them has to be looked at.
+    pub counts_alike: bool,
     /// `RateLimit-Policy`, as answers say it.
     pub policy: HeaderValue,
     /// Its metrics.
@@ -115,6 +117,11 @@ impl Limit {
             Some(shared) if !shared.is_away() => self.config.rate.per_second(),
             _ => self.limiter.rate_per_second(),
         }
+    }
+
+    /// What every request costs; 1 where each says that itself.
+    pub fn fixed_cost(&self) -> u32 {
+        self.limiter.settings().fixed_cost
     }
 
     /// Whether it may make a request wait: for its turn, or for Redis.
@@ -175,17 +182,15 @@ impl Gates {
         if switches.is_empty() && limits.is_empty() {
             return Self::default();
         }
-        let named: BTreeSet<&Name> = switches
-            .iter()
-            .filter_map(|switch| switch.config.matches.route.as_ref())
-            .chain(limits.iter().filter_map(|limit| limit.config.matches.route.as_ref()))
-            .collect();
+        let switches =
+            ByRoute::sort(&switches, |switch| &switch.matcher, |one| one.config.matches.route.as_ref());
+        let limits = ByRoute::sort(&limits, |limit| &limit.matcher, |one| one.config.matches.route.as_ref());
+        let named: BTreeSet<&Name> =
+            switches.of_route.keys().chain(limits.of_route.keys()).copied().collect();
         let gate = |listener: &Name, route: Option<&Name>| {
-            let of = |matcher: &Matcher| matcher.applies_to(listener, route);
-            let limits: Vec<_> =
-                limits.iter().filter(|one| of(&one.matcher)).map(|one| Arc::clone(one)).collect();
+            let limits = limits.of(listener, route);
             Gate {
-                switches: switches.iter().filter(|one| of(&one.matcher)).map(|one| Arc::clone(one)).collect(),
+                switches: switches.of(listener, route),
                 limits_wait: limits.iter().any(|limit| limit.may_wait()),
                 limits,
             }
@@ -199,6 +204,39 @@ impl Gates {
             OfListener { routes: routes.collect(), general: (!general.is_empty()).then(|| Arc::new(general)) }
         };
         Self(listeners.iter().map(of_listener).collect())
+    }
+}
+
+/// Rules by the route that they name, with their place in the order in which they are asked. A gate is looked for among
+/// those that may be in it: thousands of rules for a route each would else be compared with each other.
+struct ByRoute<'a, T> {
+    /// They name none.
+    anywhere: Vec<(usize, &'a Arc<T>)>,
+    of_route: HashMap<&'a Name, Vec<(usize, &'a Arc<T>)>, RandomState>,
+    matcher: fn(&T) -> &Matcher,
+}
+
+impl<'a, T> ByRoute<'a, T> {
+    fn sort(ordered: &[&'a Arc<T>], matcher: fn(&T) -> &Matcher, route: fn(&T) -> Option<&Name>) -> Self {
+        let mut sorted = Self { anywhere: Vec::new(), of_route: HashMap::default(), matcher };
+        for (place, &rule) in ordered.iter().enumerate() {
+            let same = match route(rule) {
+                Some(name) => sorted.of_route.entry(name).or_default(),
+                None => &mut sorted.anywhere,
+            };
+            same.push((place, rule));
+        }
+        sorted
+    }
+
+    /// Those for the listener and the route, in order.
+    fn of(&self, listener: &Name, route: Option<&Name>) -> Vec<Arc<T>> {
+        let named = route.and_then(|route| self.of_route.get(route)).into_iter().flatten();
+        let mut rules: Vec<_> = self.anywhere.iter().chain(named).collect();
+        rules.retain(|(_, rule)| (self.matcher)(rule).applies_to(listener, route));
+        // Two runs, each in order.
+        rules.sort_by_key(|(place, _)| *place);
+        rules.into_iter().map(|(_, rule)| Arc::clone(rule)).collect()
     }
 }
 
@@ -270,11 +308,13 @@ pub(super) fn limit(
         Some(known) => known.limiter.edited(settings, keys, now),
         None => Limiter::new(settings, keys, now, unix),
     };
+    let matcher = Matcher::compile(&config.matches);
     Arc::new(Limit {
-        matcher: Matcher::compile(&config.matches),
         key: Key::compile(&config.key),
         limiter,
         shared: registry.shared(config),
+        counts_alike: config.key.is_empty() && matches!(config.cost, Cost::Fixed(_)) && matcher.matches_all(),
+        matcher,
         secret: registry.secret().clone(),
         policy: ratelimit::policy(&config.name, config.rate),
         metrics: metrics.limit(&config.name),

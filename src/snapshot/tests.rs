@@ -133,3 +133,72 @@ fn only_what_changed_is_made_anew() {
     let fourth = next(&third, &[0, 2], &[Some((3, 0)), Some((1, 0))]);
     assert!(!Arc::ptr_eq(&third.tables[0], &fourth.tables[0]));
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whichever rules there are: a gate has those for its listener and its route, in order, and no others.
+    #[test]
+    fn gates_have_the_rules_for_their_requests_in_order(
+        rules in prop::collection::vec(
+            (0_u32..3, prop::option::of(0_usize..2), prop::option::of(0_usize..3), any::<bool>()),
+            0..12,
+        ),
+    ) {
+        const LISTENERS: [&str; 2] = ["in", "out"];
+        let mut text = policy(&[0], &[Some((0, 0)), Some((1, 0)), Some((2, 0))]);
+        text.push_str("  switches:\n    none: { reject: {} }\n");
+        for (i, (priority, listener, route, on)) in rules.iter().enumerate() {
+            let listener = listener.map(|at| format!("listener: {}, ", LISTENERS[at])).unwrap_or_default();
+            let route = route.map(|at| format!("route: r{at}")).unwrap_or_default();
+            let state = if *on { "on" } else { "off" };
+            let _ = writeln!(
+                text,
+                "    s{i:02}: {{ priority: {priority}, match: {{ {listener}{route} }}, state: {state}, reject: {{}} }}"
+            );
+        }
+        let (file, metrics) = (file(&text), Metrics::new(1, 1000, "0", "0"));
+        let listeners = listeners(&file, &metrics);
+        let mut registry = Registry::default();
+        let snapshot =
+            compile::compile(1, &file.policy, &Snapshot::default(), &listeners, &mut registry, &metrics).unwrap();
+        for (at, _) in listeners.iter().enumerate() {
+            for route in [None, Some(0), Some(1), Some(2), Some(3)] {
+                let mut wanted: Vec<_> = rules.iter().enumerate().filter(|(_, (_, listener, named, on))| {
+                    let name = |index: usize| snapshot.routes[index].config.name.to_string();
+                    *on && listener.is_none_or(|listener| listener == at)
+                        && named.is_none_or(|named| route.map(name) == Some(format!("r{named}")))
+                }).collect();
+                wanted.sort_by_key(|(i, (priority, ..))| (*priority, *i));
+                let wanted: Vec<_> = wanted.into_iter().map(|(i, _)| format!("s{i:02}")).collect();
+                let gate = snapshot.gates.of(at, route);
+                let found: Vec<_> =
+                    gate.iter().flat_map(|gate| &gate.switches).map(|switch| switch.name().to_string()).collect();
+                prop_assert_eq!(found, wanted, "{} {:?}", at, route);
+            }
+        }
+    }
+}
+
+/// Not a test: how long a policy takes in which each route has a limit of its own.
+#[test]
+#[ignore = "it measures"]
+fn measure_a_limit_for_each_of_many_routes() {
+    const MANY: usize = 5_000;
+    let mut text = "  upstreams: { u: { endpoints: [127.0.0.1:1] } }\n  routes:\n".to_owned();
+    for i in 0..MANY {
+        let _ = writeln!(text, "    r{i}: {{ match: {{ path: /p{i} }}, upstream: u }}");
+    }
+    text.push_str("  limits:\n");
+    for i in 0..MANY {
+        let _ = writeln!(text, "    l{i}: {{ match: {{ route: r{i} }}, rate: 5/s }}");
+    }
+    let (file, metrics) = (file(&text), Metrics::new(1, 1000, "0", "0"));
+    let (listeners, mut registry) = (listeners(&file, &metrics), Registry::default());
+    let mut before = Snapshot::default();
+    for _ in 0..3 {
+        let begun = std::time::Instant::now();
+        before = compile::compile(1, &file.policy, &before, &listeners, &mut registry, &metrics).unwrap();
+        println!("{:?}", begun.elapsed());
+    }
+}

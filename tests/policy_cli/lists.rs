@@ -112,7 +112,9 @@ fn lists_with_an_instance(bench: Bench) {
         "/status": { "service": "orders", "instance": "pod-7" },
         "/switches": {
             "no-recs": { "state": "on", "hits": { "acted": 100, "observed": 0 }, "hits_last_minute": 42 },
-            "no-ads": { "state": "off" },
+            "no-ads": {
+                "state": "auto", "automatic": { "on": true, "reason": "memory 80MiB > 64MiB for 5s" }, "hits_last_minute": 3,
+            },
         },
         "/limits": { "checkout": {
             "effective_rate": 500.0 / 3.0, "instances": 3, "fallback": false,
@@ -126,9 +128,17 @@ fn lists_with_an_instance(bench: Bench) {
     let table = bench.weir(0, &["switch", "ls", "--admin", &admin]).out;
     assert!(table.starts_with("NAME     STATE  HITS/MIN  LAYER"), "{table}");
     assert_eq!(row(&table, "no-recs")[..4], ["no-recs", "off", "42", "baseline"]);
-    assert_eq!(row(&table, "no-ads")[..3], ["no-ads", "off", "-"]);
+    assert_eq!(row(&table, "no-ads")[..3], ["no-ads", "off", "3"]);
     let listed = bench.answer(0, &["switch", "ls", "--admin", &admin]);
     assert_eq!(listed[1]["instance"]["hits"]["acted"], 100);
+    // What turned itself on says why.
+    let when = "{ state: auto, when: { signal: memory, above: 64MiB } }";
+    bench.policy(0, &["set", "switches/no-ads", when, "--why", "the vendor leaks"]);
+    let table = bench.weir(0, &["switch", "ls", "--admin", &admin]).out;
+    assert_eq!(row(&table, "no-ads")[..4], ["no-ads", "auto (on)", "3", "service"]);
+    assert!(table.contains("memory 80MiB > 64MiB for 5s") && !table.contains("the vendor leaks"), "{table}");
+    assert!(bench.weir(0, &["switch", "ls"]).out.contains("the vendor leaks"));
+    bench.policy(0, &["unset", "switches/no-ads"]);
     // The view is that instance's.
     bench.weir(0, &["switch", "on", "no-recs", "--scope", "orders@pod-7"]);
     let table = bench.weir(0, &["switch", "ls", "--admin", &admin]).out;

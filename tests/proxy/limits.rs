@@ -10,6 +10,8 @@ use crate::{
         client::{Answer, Client, empty},
         driver,
         origin::Origin,
+        redis::Redis,
+        wait_until,
         weir::{File, Weir},
     },
 };
@@ -113,6 +115,8 @@ fn one_refusal_takes_nothing_from_the_others() {
     // What was refused anyway is not counted.
     assert_eq!(decisions(&weir, "c-seen"), "1 0 2");
     assert_eq!(decisions(&weir, "d-off"), "0 0 0");
+    // None of them has keys.
+    weir.wait_metric("weir_limit_keys", &[("limit", "a-wide")], 0.0);
 }
 
 #[test]
@@ -125,9 +129,11 @@ fn a_request_may_say_what_it_costs() {
         [ask("6").status, ask("5").status, ask("nonsense").status, ask("3").status, ask("0").status],
         [200, 429, 200, 200, 200]
     );
-    // It would never be granted: to say when to come back would be a lie.
-    let never = ask("11");
-    assert_eq!((never.status, never.header("retry-after")), (429, ""));
+    // It would never be granted: to say when to come back would be a lie. However much more it is.
+    for cost in ["11", "4294967296", "99999999999999999999999"] {
+        let never = ask(cost);
+        assert_eq!((never.status, never.header("retry-after")), (429, ""), "{cost}");
+    }
 }
 
 #[test]
@@ -177,4 +183,70 @@ fn edits_refill_nothing_and_what_grows_is_felt_at_once() {
     for _ in 0..60 {
         assert_eq!(status(), 200);
     }
+}
+
+#[test]
+fn who_has_no_time_to_wait_for_its_turn_is_told_so_at_once_and_takes_none() {
+    let origin = Origin::answering(200, "ok");
+    let weir = with(&origin, "    paced: { rate: 1/h, burst: 9, algorithm: leaky_bucket, max_wait: 20h }\n");
+    let client = Client::http1(weir.at("inbound"));
+    assert_eq!(get(&client, "/", &[]).status, 200);
+    for _ in 0..3 {
+        let answer = get(&client, "/", &[("x-weir-timeout-ms", "5000")]);
+        let wait: u64 = answer.header("retry-after").parse().unwrap();
+        // Nobody is ahead but the first one.
+        assert!(answer.status == 429 && (3_500..=3_960).contains(&wait), "{} {wait}", answer.status);
+    }
+    assert_eq!(decisions(&weir, "paced"), "1 3 0");
+    assert!((weir.metrics().sum("weir_limit_waits_total", &[("cause", "turn")])).abs() < 0.5);
+}
+
+#[test]
+fn nobody_waits_for_a_limit_that_does_not_act_any_more() {
+    let origin = Origin::answering(200, "ok");
+    let live = Live::start(
+        "",
+        &format!(
+            "  upstreams: {{ app: {{ endpoints: [\"{}\"] }} }}\n  routes: {{ all: {{ upstream: app, timeout: 0, idle_timeout: 24h }} }}\n  limits: {{ paced: {{ rate: 1/h, burst: 9, algorithm: leaky_bucket, max_wait: 20h }} }}\n",
+            origin.address
+        ),
+    );
+    let waits = || live.weir.metrics().sum("weir_limit_waits_total", &[("cause", "turn")]);
+    let mut waited = 0.0;
+    assert_eq!(live.client().get("a.test", "/").status, 200);
+    for (key, value) in
+        [("bypass", "on"), ("limits/paced", "off"), ("limits/paced", "observe"), ("limits/paced", "null")]
+    {
+        let client = live.client();
+        let waiting = client.start(client.to("a.test", "GET", "/", &[], empty()));
+        waited += 1.0;
+        wait_until("it waits for its turn", || waits() >= waited);
+        live.put(key, value);
+        assert_eq!(driver::run(waiting).unwrap().unwrap().status, 200, "{key} {value}");
+        live.unset(key);
+        wait_until("the limit acts again", || {
+            let status = live.weir.admin_get("/status").json();
+            let limit = &live.weir.admin_get("/limits").json()["paced"]["state"];
+            status["policy"]["bypass"] == false && *limit == "on"
+        });
+    }
+}
+
+#[test]
+fn what_redis_counts_and_a_limit_only_observes_is_counted_all_the_same() {
+    const ASKED: u32 = 40;
+    let (redis, origin) = (Redis::start(), Origin::answering(200, "ok"));
+    let weir = File::to(&[origin.address])
+        .top(&format!("workers: 1\nredis: {{ url: \"redis://{}\" }}", redis.address()))
+        .policy("  limits: { seen: { rate: 3/h, burst: 3, scope: service, share: redis, state: observe } }\n")
+        .start();
+    wait_until("Redis", || weir.admin_get("/status").json()["redis"]["connected"] == true);
+    let client = Client::http1(weir.at("inbound"));
+    for _ in 0..ASKED {
+        assert_eq!(get(&client, "/", &[]).status, 200);
+    }
+    let of = |decision| weir.metrics().sum("weir_limit_decisions_total", &[("decision", decision)]);
+    wait_until("all are counted", || of("granted") + of("would_refuse") >= f64::from(ASKED));
+    // What Redis has, and at most as much by the even share, if it was late.
+    assert!((1.0..=6.0).contains(&of("granted")), "{}", decisions(&weir, "seen"));
 }

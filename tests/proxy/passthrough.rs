@@ -287,6 +287,35 @@ fn a_tunnel_carries_bytes_and_is_on_the_books() {
 }
 
 #[test]
+fn switches_and_limits_are_for_tunnels_too() {
+    let named = Origin::answering(200, "named");
+    let weir = Weir::start(&format!(
+        "listeners:\n  outbound: {{ listen: \"{{{{outbound}}}}\", unmatched: passthrough }}\npolicy:\n  upstreams: {{ named: {{ \
+         endpoints: [\"{}\"] }} }}\n  routes: {{ named: {{ match: {{ host: named.test }}, upstream: named }} }}\n  switches:\n    \
+         move: {{ upstream: named, state: on, announce: on }}\n    note: {{ annotate: {{ x-a: b }}, priority: 1, state: on, \
+         announce: on }}\n  limits: {{ few: {{ rate: 2/h, burst: 2, headers: always }} }}\n",
+        named.address
+    ));
+    let parrot = parrot();
+    let connect = format!("CONNECT {parrot} HTTP/1.1\r\nhost: {parrot}\r\n\r\n");
+    for left in ["\"few\";r=1;", "\"few\";r=0;"] {
+        let mut raw = Raw::connect(weir.at("outbound"));
+        raw.send(format!("{connect}echo"));
+        let head = raw.head().unwrap();
+        assert_eq!(head.status(), 200);
+        // It leads where its client says: nothing was moved, and nothing says so.
+        assert_eq!(head.header("x-weir-switch").as_deref(), Some("\"note\";rev=0"));
+        assert!(head.header("ratelimit").is_some_and(|value| value.starts_with(left)), "{head:?}");
+        assert_eq!(raw.exactly(4).unwrap(), b"echo");
+    }
+    let refused = ask(&weir, &connect);
+    assert_eq!((refused.status(), refused.json()["policy"].as_str()), (429, Some("few")));
+    weir.wait_metric("weir_switch_hits_total", &[("switch", "note"), ("mode", "on")], 3.0);
+    weir.wait_metric("weir_switch_hits_total", &[("switch", "move"), ("mode", "on")], 0.0);
+    assert_eq!(named.requests(), 0);
+}
+
+#[test]
 fn tunnels_are_bounded() {
     let named = Origin::answering(200, "named");
     let weir = weir(&named, ", passthrough: { max_tunnels: 2 }");

@@ -1,9 +1,12 @@
 //! Degradation switches: what they do to requests, and how their callers are told.
 
-use crate::support::{
-    client::{Client, empty, full},
-    origin::Origin,
-    weir::{File, Weir},
+use crate::{
+    live::Live,
+    support::{
+        client::{Client, empty, full},
+        origin::Origin,
+        weir::{File, Weir},
+    },
 };
 
 /// A Weir before `origin` with these switches.
@@ -131,4 +134,27 @@ fn one_that_reroutes_sends_requests_to_another_upstream() {
         assert_eq!(client.get("a.test", "/y").text(), "main");
     }
     weir.wait_metric("weir_attempts_total", &[("upstream", "spare"), ("outcome", "success")], 2.0);
+}
+
+#[test]
+fn one_that_is_bypassed_does_not_look_as_if_it_acted() {
+    let origin = Origin::answering(200, "real");
+    let live = Live::start(
+        "",
+        &format!(
+            "  upstreams: {{ app: {{ endpoints: [\"{}\"] }} }}\n  routes: {{ all: {{ upstream: app }} }}\n  switches: {{ calm: {{ reject: {{}}, state: on }} }}\n",
+            origin.address
+        ),
+    );
+    let acts = |share: f64| {
+        live.weir.wait_metric("weir_switch_state", &[("switch", "calm")], share);
+        assert_eq!(live.weir.admin_get("/switches").json()["calm"]["acts"], share);
+    };
+    acts(1.0);
+    live.put("bypass", "on");
+    acts(0.0);
+    assert_eq!(live.client().get("a.test", "/").status, 200);
+    live.unset("bypass");
+    acts(1.0);
+    assert_eq!(live.client().get("a.test", "/").status, 503);
 }

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::{Exchange, Instead, wait};
 use crate::{
-    config::policy::{Cost, LimitHeaders},
+    config::policy::{Cost, LimitHeaders, LimitState},
     error::{ProxyError, Reason},
     http::ratelimit,
     policy::{
@@ -17,7 +17,7 @@ use crate::{
         rate::{Decision, Refusal, Taken},
     },
     route::RequestView,
-    shared_rate::{Answer, SharedLimit, Take},
+    shared_rate::{Answer, Asking, SharedLimit, Take},
     snapshot::{Gate, Limit},
     telemetry::{LimitDecision, WaitCause},
 };
@@ -87,11 +87,15 @@ impl Drop for Purse<'_> {
 pub(super) fn take(exchange: &mut Exchange, gate: &Gate) -> Result<(), Instead> {
     let now = exchange.now();
     if let [limit] = gate.limits.as_slice() {
-        let request = exchange.as_seen();
-        if !limit.matcher.matches(&request) {
-            return Ok(());
-        }
-        let claim = claim(exchange, limit, &request);
+        let claim = if limit.counts_alike {
+            Claim { limit, key: 0, text: None, cost: limit.fixed_cost() }
+        } else {
+            let request = exchange.as_seen();
+            if !limit.matcher.matches(&request) {
+                return Ok(());
+            }
+            claim(exchange, limit, &request)
+        };
         return match limit.limiter.take(claim.key, claim.cost, now) {
             Decision::Granted(taken) => {
                 grant(exchange, &claim, &taken, now);
@@ -190,7 +194,10 @@ pub(super) async fn pass(exchange: &mut Exchange, gate: &Gate) -> Result<(), Ins
         let observes = claim.limit.observes();
         let taken = match &claim.limit.shared {
             None => here(&claim, now),
-            Some(shared) => shared_by_all(exchange, &claim, shared, now).await,
+            Some(shared) => match shared_by_all(exchange, &claim, shared, now).await {
+                Some(taken) => taken,
+                None => continue,
+            },
         };
         match taken {
             Err(_) if observes => claim.counts(LimitDecision::WouldRefuse),
@@ -230,13 +237,14 @@ fn here(claim: &Claim<'_>, now: Stamp) -> Result<Paid, Refusal> {
     }
 }
 
-/// Takes from what all instances have together; from this one's even share while Redis is away.
+/// Takes from what all instances have together; from this one's even share while Redis is away. `None`: it only observes,
+/// and counts what it would have done when it knows.
 async fn shared_by_all(
     exchange: &mut Exchange,
     claim: &Claim<'_>,
     shared: &SharedLimit,
     now: Stamp,
-) -> Result<Paid, Refusal> {
+) -> Option<Result<Paid, Refusal>> {
     let granted = |remaining, wait: Duration| Paid::Shared {
         remaining,
         turn: (!wait.is_zero()).then(|| Instant::now() + wait),
@@ -247,10 +255,12 @@ async fn shared_by_all(
         reset: retry_after.unwrap_or_default(),
     };
     let asking = match shared.take(claim.shared_key(), claim.cost, now) {
-        Take::Granted { remaining, wait } => return Ok(granted(remaining, wait)),
-        Take::Refused { retry_after, remaining } => return Err(refused(retry_after, remaining)),
-        // To find out is not worth a request's time.
-        Take::Ask(_) if claim.limit.observes() => return Ok(granted(0, Duration::ZERO)),
+        Take::Granted { remaining, wait } => return Some(Ok(granted(remaining, wait))),
+        Take::Refused { retry_after, remaining } => return Some(Err(refused(retry_after, remaining))),
+        Take::Ask(asking) if claim.limit.observes() => {
+            find_out(claim, asking);
+            return None;
+        }
         Take::Ask(asking) => Some(asking),
         Take::Fallback => None,
     };
@@ -261,13 +271,31 @@ async fn shared_by_all(
         let answer = Box::pin(asking.answer()).await;
         exchange.waited += begun.elapsed();
         match answer {
-            Answer::Granted { remaining, wait } => return Ok(granted(remaining, wait)),
-            Answer::Refused { retry_after, remaining } => return Err(refused(retry_after, remaining)),
+            Answer::Granted { remaining, wait } => return Some(Ok(granted(remaining, wait))),
+            Answer::Refused { retry_after, remaining } => return Some(Err(refused(retry_after, remaining))),
             Answer::Fallback => {}
         }
     }
     claim.limit.metrics.fallbacks.increment(1);
-    here(claim, exchange.now())
+    Some(here(claim, exchange.now()))
+}
+
+/// Finds out what a limit that only observes would have said. The request does not wait for that; but to ask, and not to
+/// listen, would leave the lease empty and everything granted.
+fn find_out(claim: &Claim<'_>, asking: Asking) {
+    let (limit, key, cost) = (claim.limit.clone(), claim.key, claim.cost);
+    tokio::task::spawn_local(async move {
+        let granted = match asking.answer().await {
+            Answer::Granted { .. } => true,
+            Answer::Refused { .. } => false,
+            Answer::Fallback => {
+                limit.metrics.fallbacks.increment(1);
+                matches!(limit.limiter.take(key, cost, Stamp::of(Instant::now())), Decision::Granted(_))
+            }
+        };
+        let decision = if granted { LimitDecision::Granted } else { LimitDecision::WouldRefuse };
+        limit.metrics.decisions.of(decision).increment(1);
+    });
 }
 
 fn must_wait(paid: &Paid) -> bool {
@@ -301,9 +329,15 @@ fn cost(limit: &Limit, request: &RequestView<'_>) -> u32 {
         Cost::Header(name) => {
             let said = request.headers.get(name).and_then(|value| value.to_str().ok());
             // What makes no sense costs as much as what says nothing.
-            said.and_then(|text| text.trim().parse().ok()).unwrap_or(1)
+            said.and_then(|text| number(text.trim())).unwrap_or(1)
         }
     }
+}
+
+/// A number of decimal digits; one that is too large is the largest there is.
+fn number(text: &str) -> Option<u32> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().unwrap_or(u32::MAX))
 }
 
 /// Waits for the request's turn.
@@ -320,31 +354,37 @@ async fn turn(exchange: &mut Exchange, purse: &Purse<'_>) -> Result<(), Instead>
             return Ok(());
         };
         if !std::mem::replace(&mut counted, true) {
-            limit.metrics.waits.of(WaitCause::Turn).increment(1);
             if exchange.has_no_time_for(left) {
                 // It would give up before its turn came, for nothing.
                 limit.metrics.decisions.of(LimitDecision::Refused).increment(1);
                 let refusal = Refusal { retry_after: Some(left), remaining: 0, reset: left };
                 return Err(refuse(exchange, limit, &refusal).into());
             }
+            limit.metrics.waits.of(WaitCause::Turn).increment(1);
         }
         wait(exchange, left.min(LOOK_AGAIN)).await?;
     }
 }
 
-/// How long it is until a request's turn by what the limit says now.
+/// How long it is until a request's turn by what the limit says now; nobody waits for one that does not act any more.
 fn left(exchange: &Exchange, limit: &Arc<Limit>, paid: &Paid, now: Stamp) -> Duration {
+    let view = exchange.connection().worker.view();
+    let snapshot = view.snapshot();
+    let newest = snapshot.limits.binary_search_by(|other| other.name().cmp(limit.name())).ok();
+    let newest = newest.and_then(|index| snapshot.limits.get(index));
+    let Some(newest) = newest.filter(|newest| !snapshot.bypass && newest.config.state == LimitState::On)
+    else {
+        return Duration::ZERO;
+    };
     let taken = match paid {
         Paid::Here(taken) => taken,
         Paid::Shared { turn, .. } => {
             return turn.map_or(Duration::ZERO, |turn| turn.saturating_duration_since(Instant::now()));
         }
     };
-    let view = exchange.connection().worker.view();
-    let limits = &view.snapshot().limits;
-    let newest = limits.binary_search_by(|other| other.name().cmp(limit.name())).ok();
-    let newest = newest.and_then(|index| limits.get(index)).unwrap_or(limit);
-    newest.limiter.wait_of(taken, now)
+    // With other keys there are other buckets, of which what was taken from the old ones says nothing.
+    let same = newest.config.key == limit.config.key;
+    if same { newest } else { limit }.limiter.wait_of(taken, now)
 }
 
 /// The refusal of a limit, as the client gets it.

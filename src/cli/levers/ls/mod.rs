@@ -20,10 +20,11 @@ pub(super) fn switches(look: &Look) -> Result<ExitStatus, Failure> {
         let said = Said(view.said(name));
         let state = preview::state(shown.pointer("/document/state"), "off");
         let cell = rows::automatic(&state, &said);
+        let reason = rows::reason(&state, &said);
         list.push(Row {
             name,
             values: vec![("state", cell, state.into())],
-            place: rows::place(&view.documents, shown, &["state"]),
+            place: rows::Place { reason, ..rows::place(&view.documents, shown, &["state"]) },
             instance: vec![said.number("hits_last_minute")],
             said: said.0,
         });

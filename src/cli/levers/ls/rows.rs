@@ -24,6 +24,8 @@ pub(super) struct Row<'v> {
 pub(super) struct Place {
     /// As `/policy` tells it; null when no layer says it.
     pub(super) json: Value,
+    /// Why it is so, as the instance tells it; it stands for what the layer says.
+    pub(super) reason: Option<String>,
 }
 
 /// The layers by name, the lowest first.
@@ -49,7 +51,7 @@ pub(super) fn place(documents: &Value, shown: &Value, paths: &[&str]) -> Place {
             map.extend(turned.get(field).map(|value| (field.to_owned(), value.clone())));
         }
     }
-    Place { json }
+    Place { json, reason: None }
 }
 
 impl Place {
@@ -64,7 +66,8 @@ impl Place {
         let until = text("until");
         let left = until.parse::<Timestamp>().ok().map(|end| left(end, now));
         let until = left.map_or(until.clone(), |left| format!("{until} ({left})"));
-        [layer, text("by"), until, shortened(&text("why"), 40)]
+        let why = self.reason.clone().unwrap_or_else(|| shortened(&text("why"), 40));
+        [layer, text("by"), until, why]
     }
 }
 
@@ -121,6 +124,13 @@ pub(super) fn automatic(state: &str, said: &Said<'_>) -> String {
         Some(false) => "auto (off)".to_owned(),
         None => state.to_owned(),
     }
+}
+
+/// Why a switch has turned itself on, where it has.
+pub(super) fn reason(state: &str, said: &Said<'_>) -> Option<String> {
+    let automatic = said.0?.get("automatic").filter(|_| state == "auto")?;
+    let on = automatic.get("on").and_then(Value::as_bool) == Some(true);
+    automatic.get("reason")?.as_str().filter(|_| on).map(str::to_owned)
 }
 
 /// The rate that an instance has, and how it comes to it.
@@ -228,7 +238,7 @@ mod tests {
         let said = json!({
             "effective_rate": 500.0 / 3.0, "instances": 3, "fallback": true,
             "last_minute": { "granted": 7, "refused": 2, "would_refuse": 1 },
-            "automatic": { "on": true }, "for_s": 61.4, "window": { "requests": 9, "failures": 3 },
+            "automatic": { "on": true, "reason": "memory 80MiB > 64MiB for 5s" }, "for_s": 61.4, "window": { "requests": 9, "failures": 3 },
         });
         let said = Said(Some(&said));
         assert_eq!(effective("500/s", "service", &said), "166.667/s of 500/s by 3, even share (no Redis)");
@@ -237,6 +247,9 @@ mod tests {
         assert_eq!((said.at("/last_minute/granted"), refused(&said)), ("7".into(), "2 (observed 1)".into()));
         assert_eq!((automatic("auto", &said), automatic("on", &said)), ("auto (on)".into(), "on".into()));
         assert_eq!((span(&said), failures(&said)), ("1m1s".into(), "3 of 9".into()));
+        let (on, off) = (reason("auto", &said), json!({ "automatic": { "on": false, "reason": "calm" } }));
+        assert_eq!(on.as_deref(), Some("memory 80MiB > 64MiB for 5s"));
+        assert_eq!((reason("on", &said), reason("auto", &Said(Some(&off)))), (None, None));
     }
 
     #[test]
