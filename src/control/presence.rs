@@ -29,6 +29,9 @@ use crate::{
 /// The first report comes within this time: pods that start together do not write together.
 const FIRST: Duration = Duration::from_secs(1);
 
+/// The same where instances share a limit.
+const FIRST_OF_SHARED: Duration = Duration::from_millis(50);
+
 /// A change is written after up to this part of the interval: a change of all pods is not written by all at once.
 const SPREAD: f64 = 0.2;
 
@@ -52,7 +55,9 @@ pub(super) async fn keep(
     };
     let mut generations = state.publisher.generations();
     let mut presence = Presence::new(state, client, &etcd, interval);
-    let mut next = Instant::now() + FIRST.mul_f64(fastrand::f64());
+    // Until it has counted the others, all of what they share is its own.
+    let first = if presence.pace.shared { FIRST_OF_SHARED } else { FIRST };
+    let mut next = Instant::now() + first.mul_f64(fastrand::f64());
     let (mut written, mut report_at) = (None, Some(next));
     loop {
         tokio::select! {

@@ -177,6 +177,9 @@ fn grpc_answer(error: &ProxyError) -> Response<Bytes> {
         // gRFC A6 makes it a signed number of 32 bits.
         let millis = i32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
         headers.insert(GRPC_RETRY_PUSHBACK_MS, HeaderValue::from(millis));
+    } else if error.hopeless {
+        // It is to be negative where trying again is of no use.
+        headers.insert(GRPC_RETRY_PUSHBACK_MS, HeaderValue::from_static("-1"));
     }
     response
 }
@@ -243,7 +246,7 @@ mod tests {
         assert_eq!(text(&response, &CACHE_CONTROL), Some("no-store"));
         assert_eq!(
             text(&response, &PROXY_STATUS),
-            Some("weir; error=http_request_denied; details=\"rate_limit\"")
+            Some("weir; error=http_request_denied; details=\"rate_limit\"; policy=\"checkout\"")
         );
         assert_eq!(text(&response, &CONTENT_LENGTH), Some(&*response.body().len().to_string()));
         let body: Value = serde_json::from_slice(response.body()).unwrap();

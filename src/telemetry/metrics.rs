@@ -75,6 +75,8 @@ pub struct PolicyMetrics {
     pub held: Gauge,
     /// Live instances of the service.
     pub instances: Gauge,
+    /// Whether every protection is off.
+    pub bypass: Gauge,
     /// Whether the store answers.
     pub connected: Gauge,
     /// Connections that ended, by cause.
@@ -90,6 +92,7 @@ impl PolicyMetrics {
             sync_age: registry.resolve(&names::POLICY_SYNC_AGE, &[]),
             held: registry.resolve(&names::POLICY_HELD, &[]),
             instances: registry.resolve(&names::POLICY_INSTANCES, &[]),
+            bypass: registry.resolve(&names::POLICY_BYPASS, &[]),
             connected: registry.resolve(&names::STORE_CONNECTED, &[]),
             reconnects: PerLabel::new(|cause| registry.resolve(&names::STORE_RECONNECTS, &[cause])),
             reads: PerLabel::new(|cause| registry.resolve(&names::STORE_READS, &[cause])),
@@ -368,7 +371,7 @@ mod tests {
     use http::{Method, StatusCode};
 
     use super::*;
-    use crate::telemetry::labels::{EndpointState, Outcome};
+    use crate::telemetry::labels::{EndpointState, LimitDecision, Outcome, SwitchMode};
 
     fn name(text: &str) -> Name {
         Name::new(text).unwrap()
@@ -526,6 +529,25 @@ mod tests {
         }
         assert_eq!(value(&text, "weir_endpoints{upstream=\"_other\",state=\"unknown\"}"), Some(6.0));
         assert_eq!(value(&text, "weir_series_overflow_total"), Some(3.0));
+    }
+
+    #[test]
+    fn merged_limits_and_switches_still_know_what_they_did_themselves() {
+        let fixed = metrics(DEFAULT_MAX_SERIES).registry.lines();
+        let metrics = metrics(fixed);
+        let [a, b] = ["a", "b"].map(|limit| metrics.limit(&name(limit)));
+        a.decisions.of(LimitDecision::Refused).increment(2);
+        b.decisions.of(LimitDecision::Refused).increment(3);
+        let of = |limit: &LimitMetrics| limit.decisions.of(LimitDecision::Refused).value();
+        assert_eq!((of(&a), of(&b)), (2, 3));
+        let [a, b] = ["a", "b"].map(|switch| metrics.switch(&name(switch)));
+        a.hits.of(SwitchMode::On).increment(1);
+        b.hits.of(SwitchMode::On).increment(1);
+        assert_eq!((a.hits.of(SwitchMode::On).value(), b.hits.of(SwitchMode::On).value()), (1, 1));
+        let text = metrics.render();
+        let refused = "weir_limit_decisions_total{limit=\"_other\",decision=\"refused\"}";
+        assert_eq!(value(&text, refused), Some(5.0));
+        assert_eq!(value(&text, "weir_switch_hits_total{switch=\"_other\",mode=\"on\"}"), Some(2.0));
     }
 
     #[test]

@@ -156,10 +156,11 @@ table! {
     POLICY_APPLY: Histogram Histogram "weir_policy_apply_seconds" [] "seconds", "Time from a changed policy to the snapshot that requests read.", DURATION_BUCKETS;
     POLICY_SOURCE: Gauge Gauge "weir_policy_source" ["source"] "", "1 for where the policy in force came from: store, cache, baseline.";
     POLICY_REFUSED: Gauge Gauge "weir_policy_refused" ["kind"] "documents", "Documents of the policy that are refused at present; `file` is the whole file, `key` a key that means nothing.";
-    POLICY_REVISION: Gauge Gauge "weir_policy_revision" ["stage"] "", "Revisions of the store: observed (the newest change that was seen), proven (nothing was missed up to it), applied (requests are served by it). Only with a store, like the six below.";
+    POLICY_REVISION: Gauge Gauge "weir_policy_revision" ["stage"] "", "Revisions of the store: observed (the newest change that was seen), proven (nothing was missed up to it), applied (requests are served by it). Only with a store, like the seven below.";
     POLICY_SYNC_AGE: Gauge Gauge "weir_policy_sync_age_seconds" [] "seconds", "Time since the last proof that this instance is current, or since its start; brought up to date every second.";
     POLICY_HELD: Gauge Gauge "weir_policy_held" [] "keys", "Keys whose change is held until it is confirmed.";
     POLICY_INSTANCES: Gauge Gauge "weir_policy_instances" [] "instances", "Live instances of this service, as the store counts them; 0 while that is not known.";
+    POLICY_BYPASS: Gauge Gauge "weir_policy_bypass" [] "", "1 while `bypass` takes every protection out.";
     STORE_CONNECTED: Gauge Gauge "weir_store_connected" [] "", "1 while the store answers.";
     STORE_RECONNECTS: Counter Counter "weir_store_reconnects_total" ["cause"] "connections", "Connections to the store that ended or did not come to be: connect, tls, auth, leader, stalled, broken, protocol.";
     STORE_READS: Counter Counter "weir_store_reads_total" ["cause"] "reads", "Times everything was read: start, compaction, `new_cluster`, regression, lost, poll.";

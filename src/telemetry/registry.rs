@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    cells::{Cells, Distribution, Handle},
+    cells::{Cells, Counter, Distribution, Handle},
     names::{Metric, Spec},
 };
 
@@ -60,6 +60,11 @@ impl Registry {
     /// Whether a resource that needs so many lines still fits; forgets what nobody holds to find out.
     pub fn has_room(&self, lines: usize) -> bool {
         self.lock().has_room(lines, self.max_lines)
+    }
+
+    /// A counter that no scrape shows.
+    pub fn unlisted(&self) -> Counter {
+        Counter::fresh(self.workers, &[]).0
     }
 
     /// Forgets every series that nobody holds.

@@ -238,11 +238,42 @@ impl UpstreamMetrics {
     }
 }
 
+/// Counts for one resource, also where its series is merged with others': what is decided by the count must not depend on
+/// how many series there are.
+#[derive(Debug)]
+pub struct Tally {
+    own: Counter,
+    /// The series that it is merged into; `None` = it has one of its own.
+    merged: Option<Counter>,
+}
+
+impl Tally {
+    fn new(registry: &Registry, series: Counter, name: &str) -> Self {
+        if name == OTHER {
+            return Self { own: registry.unlisted(), merged: Some(series) };
+        }
+        Self { own: series, merged: None }
+    }
+
+    /// Adds `by`.
+    pub fn increment(&self, by: u64) {
+        self.own.increment(by);
+        if let Some(merged) = &self.merged {
+            merged.increment(by);
+        }
+    }
+
+    /// What was counted of this resource.
+    pub fn value(&self) -> u64 {
+        self.own.value()
+    }
+}
+
 /// The handles of a limit.
 #[derive(Debug)]
 pub struct LimitMetrics {
     /// Requests by what was decided.
-    pub decisions: PerLabel<LimitDecision, Counter>,
+    pub decisions: PerLabel<LimitDecision, Tally>,
     /// Requests that had to wait, by what for.
     pub waits: PerLabel<WaitCause, Counter>,
     /// Requests decided on by the even share because Redis was away.
@@ -260,7 +291,10 @@ pub struct LimitMetrics {
 impl LimitMetrics {
     pub(super) fn new(registry: &Registry, name: &str) -> Self {
         Self {
-            decisions: PerLabel::new(|decision| registry.resolve(&names::LIMIT_DECISIONS, &[name, decision])),
+            decisions: PerLabel::new(|decision| {
+                let series = registry.resolve(&names::LIMIT_DECISIONS, &[name, decision]);
+                Tally::new(registry, series, name)
+            }),
             waits: PerLabel::new(|cause| registry.resolve(&names::LIMIT_WAITS, &[name, cause])),
             fallbacks: registry.resolve(&names::LIMIT_FALLBACKS, &[name]),
             fallback: registry.resolve(&names::LIMIT_FALLBACK, &[name]),
@@ -281,14 +315,16 @@ pub struct SwitchMetrics {
     /// The share of requests that it acts on.
     pub state: Gauge,
     /// Requests that it acted on.
-    pub hits: PerLabel<SwitchMode, Counter>,
+    pub hits: PerLabel<SwitchMode, Tally>,
 }
 
 impl SwitchMetrics {
     pub(super) fn new(registry: &Registry, name: &str) -> Self {
         Self {
             state: registry.resolve(&names::SWITCH_STATE, &[name]),
-            hits: PerLabel::new(|mode| registry.resolve(&names::SWITCH_HITS, &[name, mode])),
+            hits: PerLabel::new(|mode| {
+                Tally::new(registry, registry.resolve(&names::SWITCH_HITS, &[name, mode]), name)
+            }),
         }
     }
 

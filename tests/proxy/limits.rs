@@ -133,6 +133,14 @@ fn a_request_may_say_what_it_costs() {
     for cost in ["11", "4294967296", "99999999999999999999999"] {
         let never = ask(cost);
         assert_eq!((never.status, never.header("retry-after")), (429, ""), "{cost}");
+        let headers = [("content-type", "application/grpc"), ("te", "trailers"), ("x-cost", cost)];
+        let call = client.send(client.to("a.test", "POST", "/", &headers, empty()));
+        // Negative is: do not try again (gRFC A6).
+        assert_eq!(
+            (call.header("grpc-status"), call.header("grpc-retry-pushback-ms")),
+            ("8", "-1"),
+            "{cost}"
+        );
     }
 }
 

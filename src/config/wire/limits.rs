@@ -113,7 +113,14 @@ impl Text for LimitState {
     fn parse(text: &str) -> Result<Self, Problem> {
         const CHOICES: [(&str, LimitState); 3] =
             [("on", LimitState::On), ("off", LimitState::Off), ("observe", LimitState::Observe)];
-        choose(Scalar::of(text), "a state of limits", &CHOICES, &[])
+        choose(Scalar::of(text), "a state of limits", &CHOICES, &[]).map_err(|problem| match &problem.help {
+            // As a whole document it may have been meant for one.
+            Some(help) => {
+                let help = format!("{help}; a rate is written like `200/s`");
+                problem.help(help)
+            }
+            None => problem,
+        })
     }
 
     fn describe() -> Json {

@@ -200,6 +200,9 @@ impl Live {
             let refused = effective.refused.iter().filter(|refused| refused.kind == kind.text()).count();
             metrics.policy_refused.of(*kind).set(count(refused));
         }
+        if self.state.shown().store.is_some() {
+            metrics.live().bypass.set(f64::from(u8::from(effective.policy.bypass)));
+        }
         let published = self.state.publisher.publish(effective.policy.clone(), since);
         let revision = effective.revision;
         match &published {
