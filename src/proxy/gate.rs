@@ -4,6 +4,7 @@
 //! too, the others end it. Then all limits that match must grant: one that refuses takes nothing from the others.
 
 mod rates;
+mod waits;
 
 use std::{
     pin::pin,
@@ -84,7 +85,7 @@ impl Waiting {
                 None => break,
             }
         }
-        rates::pass(exchange, &self.gate).await?;
+        waits::pass(exchange, &self.gate).await?;
         Ok(self.upstream)
     }
 }

@@ -179,26 +179,3 @@ proptest! {
         }
     }
 }
-
-/// Not a test: how long a policy takes in which each route has a limit of its own.
-#[test]
-#[ignore = "it measures"]
-fn measure_a_limit_for_each_of_many_routes() {
-    const MANY: usize = 5_000;
-    let mut text = "  upstreams: { u: { endpoints: [127.0.0.1:1] } }\n  routes:\n".to_owned();
-    for i in 0..MANY {
-        let _ = writeln!(text, "    r{i}: {{ match: {{ path: /p{i} }}, upstream: u }}");
-    }
-    text.push_str("  limits:\n");
-    for i in 0..MANY {
-        let _ = writeln!(text, "    l{i}: {{ match: {{ route: r{i} }}, rate: 5/s }}");
-    }
-    let (file, metrics) = (file(&text), Metrics::new(1, 1000, "0", "0"));
-    let (listeners, mut registry) = (listeners(&file, &metrics), Registry::default());
-    let mut before = Snapshot::default();
-    for _ in 0..3 {
-        let begun = std::time::Instant::now();
-        before = compile::compile(1, &file.policy, &before, &listeners, &mut registry, &metrics).unwrap();
-        println!("{:?}", begun.elapsed());
-    }
-}
