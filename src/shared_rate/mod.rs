@@ -25,7 +25,7 @@
 //! left it: at most a quarter of the burst. Tokens of a window are used within that window's slot, or given back. When
 //! Redis goes away, what is leased is forgotten; when it comes back without its data, its buckets are full.
 //!
-//! [`Desk`] and the leases are pure: moments are passed in. Redis 5 or newer (scripts that read the clock and then write);
+//! The desk and the leases are pure: moments are passed in. Redis 5 or newer (scripts that read the clock and then write);
 //! a cluster works as long as the address leads to the node that has the key, since the keys of a limit are on one.
 
 mod account;
