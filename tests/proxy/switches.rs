@@ -151,10 +151,13 @@ fn one_that_is_bypassed_does_not_look_as_if_it_acted() {
         assert_eq!(live.weir.admin_get("/switches").json()["calm"]["acts"], share);
     };
     acts(1.0);
+    live.weir.wait_metric("weir_policy_bypass", &[], 0.0);
     live.put("bypass", "on");
     acts(0.0);
+    live.weir.wait_metric("weir_policy_bypass", &[], 1.0);
     assert_eq!(live.client().get("a.test", "/").status, 200);
     live.unset("bypass");
     acts(1.0);
+    live.weir.wait_metric("weir_policy_bypass", &[], 0.0);
     assert_eq!(live.client().get("a.test", "/").status, 503);
 }
